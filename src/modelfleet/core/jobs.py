@@ -1,0 +1,185 @@
+"""Work that takes seconds to hours, as rows that outlive the process that runs them.
+
+`JobRunner` is the seam. `LocalJobRunner` runs jobs in threads of the control plane; what was
+running when the process died is queued again at the next start, so handlers must be idempotent.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import sqlalchemy as sa
+import structlog
+
+from modelfleet.core.clock import now_us
+from modelfleet.core.database import Database, Json, metadata
+from modelfleet.core.ids import new_id
+
+log = structlog.get_logger(__name__)
+
+job = sa.Table(
+    "job",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("key", sa.String(200), nullable=False, unique=True),
+    sa.Column("kind", sa.String(60), nullable=False),
+    sa.Column("arguments", Json, nullable=False),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("finished_at", sa.BigInteger),
+    sa.Index("ix_job_status", "status", "created_at"),
+)
+
+Handler = Callable[[Mapping[str, object]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    id: str
+    key: str
+    kind: str
+    arguments: Mapping[str, object]
+    status: str
+    """queued, running, succeeded, failed or cancelled"""
+    attempts: int
+    error: str
+
+
+class JobRunner(Protocol):
+    def enqueue(
+        self, connection: sa.Connection, kind: str, key: str, arguments: Mapping[str, object]
+    ) -> None:
+        """Queue a job in the caller's transaction. A second call with the same key is a no-op."""
+
+    def status(self, key: str) -> Job | None: ...
+
+    def cancel(self, key: str) -> bool:
+        """True if the job had not begun and never will."""
+
+
+class LocalJobRunner:
+    MAX_ATTEMPTS = 3
+
+    def __init__(self, database: Database, handlers: Mapping[str, Handler], threads: int = 2):
+        self._database = database
+        self._handlers = handlers
+        self._threads = threads
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def enqueue(
+        self, connection: sa.Connection, kind: str, key: str, arguments: Mapping[str, object]
+    ) -> None:
+        known = connection.execute(sa.select(job.c.id).where(job.c.key == key)).first()
+        if known is None:
+            connection.execute(
+                sa.insert(job).values(
+                    id=new_id(),
+                    key=key,
+                    kind=kind,
+                    arguments=dict(arguments),
+                    status="queued",
+                    attempts=0,
+                    error="",
+                    created_at=now_us(),
+                )
+            )
+        self._wake.set()
+
+    def status(self, key: str) -> Job | None:
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(job).where(job.c.key == key)).mappings().first()
+        if row is None:
+            return None
+        return Job(**{name: row[name] for name in Job.__dataclass_fields__})
+
+    def cancel(self, key: str) -> bool:
+        with self._database.begin() as connection:
+            changed = connection.execute(
+                sa.update(job)
+                .where(job.c.key == key, job.c.status == "queued")
+                .values(status="cancelled", finished_at=now_us())
+            )
+        return changed.rowcount == 1
+
+    def start(self) -> None:
+        with self._database.begin() as connection:
+            connection.execute(
+                sa.update(job).where(job.c.status == "running").values(status="queued")
+            )
+        self._thread = threading.Thread(target=self._loop, name="jobs", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _loop(self) -> None:
+        slots = threading.Semaphore(self._threads)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="job") as threads:
+            while not self._stop.is_set():
+                slots.acquire()
+                taken = self._take()
+                if taken is None:
+                    slots.release()
+                    self._wake.wait(0.5)
+                    self._wake.clear()
+                    continue
+                threads.submit(self._run, taken).add_done_callback(lambda _: slots.release())
+
+    def _take(self) -> Job | None:
+        with self._database.read() as connection:
+            waiting = connection.execute(
+                sa.select(job.c.id).where(job.c.status == "queued").limit(1)
+            ).first()
+        if waiting is None:
+            return None
+        with self._database.begin() as connection:
+            row = (
+                connection.execute(
+                    sa.select(job)
+                    .where(job.c.status == "queued")
+                    .order_by(job.c.created_at, job.c.id)
+                    .limit(1)
+                )
+                .mappings()
+                .first()
+            )
+            if row is None:
+                return None
+            connection.execute(
+                sa.update(job)
+                .where(job.c.id == row["id"])
+                .values(status="running", attempts=row["attempts"] + 1)
+            )
+        values = {name: row[name] for name in Job.__dataclass_fields__}
+        return Job(**(values | {"status": "running", "attempts": row["attempts"] + 1}))
+
+    def _run(self, task: Job) -> None:
+        status, error = "succeeded", ""
+        try:
+            self._handlers[task.kind](task.arguments)
+        except Exception as failure:  # noqa: BLE001 - a job's failure is its result
+            error = f"{type(failure).__name__}: {failure}"
+            status = "queued" if task.attempts < self.MAX_ATTEMPTS else "failed"
+            log.error("job failed", job=task.key, error=error, trace=traceback.format_exc())
+        with self._database.begin() as connection:
+            connection.execute(
+                sa.update(job)
+                .where(job.c.id == task.id)
+                .values(
+                    status=status,
+                    error=error,
+                    finished_at=None if status == "queued" else now_us(),
+                )
+            )

@@ -1,0 +1,89 @@
+"""The signing key and the one format of key: an ES256-signed JSON Web Token (RFC 7519).
+
+The gateway verifies tokens from `jwks.json` alone; no request asks the control plane.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey
+
+from modelfleet.core.errors import Unauthenticated
+from modelfleet.core.files import write_atomically
+from modelfleet.core.ids import new_id
+from modelfleet.core.layout import Layout
+
+ISSUER = "modelfleet"
+AUDIENCE = "modelfleet"
+
+
+@dataclass(frozen=True)
+class Token:
+    """The claims of a verified key."""
+
+    id: str
+    principal_id: str
+    models: tuple[str, ...]
+    expires_at: int
+
+
+class SigningKey:
+    """Signs and verifies tokens with the home's own P-256 key."""
+
+    def __init__(self, layout: Layout) -> None:
+        if not layout.signing_key.exists():
+            _create(layout)
+        self._key = ECKey.import_key(layout.signing_key.read_bytes())
+
+    def issue(
+        self,
+        principal_id: str,
+        name: str,
+        *,
+        models: tuple[str, ...],
+        seconds: int,
+    ) -> tuple[str, Token]:
+        """A token for `principal_id`, allowed to call the endpoints `models` (`*` means all)."""
+        now = int(time.time())
+        token = Token(new_id(), principal_id, models, now + seconds)
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": principal_id,
+            "name": name,
+            "jti": token.id,
+            "iat": now,
+            "exp": token.expires_at,
+            "models": list(models),
+        }
+        header = {"alg": "ES256", "kid": self._key.thumbprint()}
+        return jwt.encode(header, claims, self._key, algorithms=["ES256"]), token
+
+    def verify(self, text: str) -> Token:
+        try:
+            claims = jwt.decode(text, self._key, algorithms=["ES256"]).claims
+            jwt.JWTClaimsRegistry(
+                iss={"essential": True, "value": ISSUER},
+                aud={"essential": True, "value": AUDIENCE},
+                exp={"essential": True},
+                sub={"essential": True},
+                jti={"essential": True},
+            ).validate(claims)
+        except (JoseError, ValueError) as error:
+            raise Unauthenticated(f"The key is not valid: {error}") from error
+        return Token(claims["jti"], claims["sub"], tuple(claims["models"]), claims["exp"])
+
+
+def _create(layout: Layout) -> None:
+    import json
+
+    key = ECKey.generate_key("P-256", {"use": "sig", "alg": "ES256"}, auto_kid=True)
+    layout.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    layout.keys.chmod(0o700)
+    public = json.dumps({"keys": [key.as_dict(private=False)]}).encode()
+    write_atomically(layout.jwks, public, 0o600)
+    write_atomically(layout.signing_key, key.as_pem(private=True), 0o600)

@@ -1,0 +1,141 @@
+"""Where everything lies below one home folder. Nobody else builds these paths by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+_SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes, the terminating zero included
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one modelfleet home. Pure: creates nothing."""
+
+    home: Path
+
+    @property
+    def keys(self) -> Path:
+        return self.home / "keys"
+
+    @property
+    def signing_key(self) -> Path:
+        return self.keys / "signing.pem"
+
+    @property
+    def jwks(self) -> Path:
+        return self.keys / "jwks.json"
+
+    @property
+    def admin_key(self) -> Path:
+        return self.home / "admin.key"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.home / "settings.toml"
+
+    @property
+    def fleet_database(self) -> Path:
+        return self.home / "fleet.db"
+
+    @property
+    def evidence_database(self) -> Path:
+        return self.home / "evidence.db"
+
+    @property
+    def blobs(self) -> Path:
+        return self.home / "blobs"
+
+    @property
+    def bundles(self) -> Path:
+        return self.home / "cache" / "bundles"
+
+    def bundle(self, digest: str) -> Path:
+        return self.bundles / digest
+
+    @property
+    def environments(self) -> Path:
+        return self.home / "environments"
+
+    def environment(self, digest: str) -> Path:
+        return self.environments / digest
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def ports(self) -> Path:
+        return self.run / "ports.json"
+
+    @property
+    def agent(self) -> Path:
+        return self.run / "agent.json"
+
+    @property
+    def observed(self) -> Path:
+        return self.run / "observed.json"
+
+    @property
+    def watch(self) -> Path:
+        return self.run / "watch.json"
+
+    @property
+    def desired(self) -> Path:
+        return self.run / "desired"
+
+    def pool(self, pool: str) -> Path:
+        return self.desired / f"{pool}.json"
+
+    @property
+    def control(self) -> Path:
+        return self.run / "control"
+
+    def control_block(self, pool: str, replica: int) -> Path:
+        return self.control / f"{pool}-{replica}.ctl"
+
+    @property
+    def gateway(self) -> Path:
+        return self.run / "gateway"
+
+    @property
+    def worker_package(self) -> Path:
+        """Folder holding a copy of `modelfleet_worker` alone: the PYTHONPATH of workers."""
+        return self.run / "worker"
+
+    @property
+    def sockets(self) -> Path:
+        inside = self.run / "sockets"
+        if len(str(inside)) + 50 <= _SOCKET_PATH_LIMIT:
+            return inside
+        short = hashlib.sha256(str(self.home).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"modelfleet-{short}"
+
+    def worker_socket(self, pool: str, replica: int) -> Path:
+        return self.sockets / f"{pool}-{replica}.sock"
+
+    @property
+    def gateway_admin_socket(self) -> Path:
+        return self.sockets / "gateway-admin.sock"
+
+    @property
+    def segments(self) -> Path:
+        return self.home / "segments"
+
+    @property
+    def predictions(self) -> Path:
+        return self.home / "evidence" / "predictions"
+
+    @property
+    def outcomes(self) -> Path:
+        return self.home / "evidence" / "outcomes"
+
+    @property
+    def outcome_inbox(self) -> Path:
+        return self.home / "inbox" / "outcomes"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"

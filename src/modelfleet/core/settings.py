@@ -1,0 +1,157 @@
+"""One settings object. Later sources win: defaults, HOME/settings.toml, environment, command line.
+
+An environment variable is `MODELFLEET_` and the name in capitals; two underscores step into a
+group: `MODELFLEET_PORT=0`, `MODELFLEET_SERVING__REPLICAS=1`. The file has the same shape in TOML.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from modelfleet.core.errors import InvalidInput
+from modelfleet.core.layout import Layout
+
+_PREFIX = "MODELFLEET_"
+
+
+class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Workers and gateway."""
+
+    replicas: int = 2
+    """Workers of a pool. Fewer than two can't answer while one is being replaced."""
+    worker_user: str = "nobody"
+    """Whom workers become when modelfleet runs as root."""
+    allow_root_workers: bool = False
+    """Let workers stay root where privileges can't be dropped. Model code may then read keys."""
+    max_body_bytes: int = 16 * 1024 * 1024
+    memory_mb: int = 4096
+    """Memory limit of one worker."""
+    segment_mb: int = 64
+    """Size of one prediction segment on disk."""
+    request_timeout_ms: int = 30_000
+
+
+class EvidenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The collector. All lengths in seconds unless the name says otherwise."""
+
+    tick_seconds: float = 1.0
+    """Length of a judge tick."""
+    window_seconds: int = 60
+    """Length of a window state, the finest grain of monitoring."""
+    rotate_seconds: int = 60
+    rotate_mb: int = 128
+    collect_interval_seconds: float = 0.2
+    outcome_retry_seconds: float = 2.0
+
+
+class MonitoringSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Drift and alerts."""
+
+    drift_window_seconds: int = 3600
+    psi0: float = 0.01
+    """Chi-square distance that is tolerated: about a shift by a tenth of a standard deviation."""
+    fdr_q: float = 0.05
+    """Share of false alarms among all drift alarms of a window, over the whole fleet."""
+
+
+class ReconcileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    interval_seconds: float = 0.25
+
+
+class DisplaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How pages translate the clock, for replays of past data."""
+
+    replay_start: str = ""
+    """When set with the two below: the moment (ISO 8601) at which a replay began,"""
+    replay_from: str = ""
+    """the date that this moment stands for,"""
+    replay_seconds_per_day: float = 0.0
+    """and how many seconds stand for one day."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    """Control plane: API and pages. 0 picks a free one."""
+    gateway_port: int = 8081
+    """Inference. 0 picks a free one."""
+    metrics_port: int = 0
+    """Prometheus. 0 picks a free one."""
+    serving: ServingSettings = ServingSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
+    display: DisplaySettings = DisplaySettings()
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.home)
+
+
+def default_home(environment: Mapping[str, str] = os.environ) -> Path:
+    named = environment.get("MODELFLEET_HOME")
+    return Path(named) if named else Path.home() / ".modelfleet"
+
+
+def load_settings(
+    home: Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Merge all sources into one `Settings`. `overrides` has the shape of the file."""
+    place = (home or default_home(environment)).expanduser().resolve()
+    file = Layout(place).settings_file
+    merged: dict[str, object] = {}
+    if file.exists():
+        try:
+            merged = tomllib.loads(file.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"{file}: {error}", hint="Mend the file or remove it.") from error
+    merged = _merge(merged, _from_environment(environment))
+    merged = _merge(merged, dict(overrides or {})) | {"home": str(place)}
+    try:
+        return msgspec.convert(merged, Settings, strict=False, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(
+            f"settings: {error}", hint=f"See {file} and MODELFLEET_* variables."
+        ) from error
+
+
+def _path(kind: type, value: object) -> object:
+    if kind is Path:
+        return Path(str(value))
+    raise NotImplementedError(f"{kind} in settings")
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    known = set(Settings.__struct_fields__) - {"home"}
+    for name, value in environment.items():
+        if not name.startswith(_PREFIX):
+            continue
+        path = name.removeprefix(_PREFIX).lower().split("__")
+        if path[0] not in known:
+            continue  # MODELFLEET_URL and the like belong to the client
+        here = found
+        for step in path[:-1]:
+            nested = here.setdefault(step, {})
+            if not isinstance(nested, dict):
+                raise InvalidInput(f"{name} contradicts another variable.")
+            here = nested
+        here[path[-1]] = value
+    return found
+
+
+def _merge(low: dict[str, object], high: dict[str, object]) -> dict[str, object]:
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged

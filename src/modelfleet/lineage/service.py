@@ -1,0 +1,106 @@
+"""Edges point the way data flows: from what was used to what was made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from modelfleet.core.clock import now_us
+from modelfleet.core.database import Database, metadata
+
+edge = sa.Table(
+    "edge",
+    metadata,
+    sa.Column("source_kind", sa.String(20), primary_key=True),
+    sa.Column("source", sa.String(300), primary_key=True),
+    sa.Column("destination_kind", sa.String(20), primary_key=True),
+    sa.Column("destination", sa.String(300), primary_key=True),
+    sa.Column("relation", sa.String(40), primary_key=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_edge_destination", "destination_kind", "destination"),
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    kind: str
+    """dataset, run, version, model or endpoint"""
+    name: str
+
+
+@dataclass(frozen=True)
+class Edge:
+    source: Node
+    destination: Node
+    relation: str
+
+
+def add_edge(connection: sa.Connection, source: Node, relation: str, destination: Node) -> None:
+    """Add an edge in the caller's transaction; an edge that is there already stays."""
+    values = {
+        "source_kind": source.kind,
+        "source": source.name,
+        "destination_kind": destination.kind,
+        "destination": destination.name,
+        "relation": relation,
+    }
+    same = sa.and_(*(edge.c[name] == value for name, value in values.items()))
+    if connection.execute(sa.select(edge.c.source).where(same)).first() is None:
+        connection.execute(sa.insert(edge).values(**values, created_at=now_us()))
+
+
+def remove_edges(connection: sa.Connection, node: Node) -> None:
+    """Remove all edges that touch `node`."""
+    connection.execute(
+        sa.delete(edge).where(
+            sa.or_(
+                sa.and_(edge.c.source_kind == node.kind, edge.c.source == node.name),
+                sa.and_(edge.c.destination_kind == node.kind, edge.c.destination == node.name),
+            )
+        )
+    )
+
+
+class LineageService:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def around(self, node: Node) -> list[Edge]:
+        """The edges that touch `node`."""
+        return self._where(
+            sa.or_(
+                sa.and_(edge.c.source_kind == node.kind, edge.c.source == node.name),
+                sa.and_(edge.c.destination_kind == node.kind, edge.c.destination == node.name),
+            )
+        )
+
+    def upstream(self, node: Node) -> list[Edge]:
+        """All edges on the ways that lead to `node`, nearest first; each once."""
+        found: dict[tuple[Node, Node, str], Edge] = {}
+        seen, border = {node}, [node]
+        while border:
+            following: list[Node] = []
+            for here in border:
+                condition = sa.and_(
+                    edge.c.destination_kind == here.kind, edge.c.destination == here.name
+                )
+                for one in self._where(condition):
+                    found[(one.source, one.destination, one.relation)] = one
+                    if one.source not in seen:
+                        seen.add(one.source)
+                        following.append(one.source)
+            border = following
+        return list(found.values())
+
+    def _where(self, condition: sa.ColumnElement[bool]) -> list[Edge]:
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(edge).where(condition).order_by(edge.c.created_at))
+            return [
+                Edge(
+                    Node(r.source_kind, r.source),
+                    Node(r.destination_kind, r.destination),
+                    r.relation,
+                )
+                for r in rows
+            ]

@@ -1,0 +1,141 @@
+"""Which worker pools there should be, and what each of them holds. Pure but for reading blocks.
+
+A pool is named by its environment. Versions that are not promoted yet run in a pool of their own
+beside it (`-canary`), so that a bad one can hurt only itself. A version that moves between pools
+stays in the old one until the gateway routes it to the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelfleet.core.layout import Layout
+from modelfleet_worker.wire import desired
+from modelfleet_worker.wire.control import ControlBlock, State
+from modelfleet_worker.wire.desired import PoolSpec, VersionSpec
+
+COMPILED_POOL = "onnx"
+STALE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """A version that must be resident."""
+
+    version: VersionSpec
+    environment: str | None
+    """digest; None is the platform's own ONNX runtime"""
+    python: str
+    promoted: bool
+
+    @property
+    def home(self) -> str:
+        base = COMPILED_POOL if self.environment is None else f"env-{self.environment[:12]}"
+        return base if self.promoted else f"{base}-canary"
+
+
+def plan(
+    demands: Iterable[Demand],
+    routed: Mapping[int, str],
+    before: Mapping[str, PoolSpec],
+    *,
+    replicas: int,
+    memory_mb: int,
+) -> dict[str, PoolSpec]:
+    """The pools that should be, by name.
+
+    `routed`: the pool to which the gateway sends each version (by index) now. A pool whose
+    content changes gets the next revision; an unchanged one is returned as it was.
+    """
+    members: dict[str, dict[int, VersionSpec]] = {}
+    pythons: dict[str, str] = {}
+    for demand in demands:
+        for pool in {demand.home, routed.get(demand.version.index, demand.home)}:
+            members.setdefault(pool, {})[demand.version.index] = demand.version
+            pythons[pool] = demand.python
+    planned: dict[str, PoolSpec] = {}
+    for pool, versions in members.items():
+        known = before.get(pool)
+        spec = PoolSpec(
+            pool=pool,
+            revision=known.revision if known else 1,
+            python=pythons[pool],
+            replicas=replicas,
+            memory_mb=memory_mb,
+            versions=tuple(versions[index] for index in sorted(versions)),
+        )
+        if known is not None and spec != known:
+            spec = PoolSpec(
+                pool=spec.pool,
+                revision=known.revision + 1,
+                python=spec.python,
+                replicas=spec.replicas,
+                memory_mb=spec.memory_mb,
+                versions=spec.versions,
+            )
+        planned[pool] = spec
+    return planned
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Where versions are resident in every replica, and which could not be loaded."""
+
+    ready: frozenset[tuple[str, int]]
+    """(pool, version index)"""
+    failed: Mapping[int, str]
+    """version index to the reason"""
+
+
+def observe(layout: Layout, pools: Mapping[str, PoolSpec]) -> Residency:
+    """Read the control blocks of all replicas."""
+    ready: set[tuple[str, int]] = set()
+    failed: dict[int, str] = {}
+    for pool, spec in pools.items():
+        broken: set[int] = set()
+        settled = True
+        for replica in range(spec.replicas):
+            answer = _read(layout.control_block(pool, replica), spec.revision)
+            if answer is None:
+                settled = False
+                continue
+            reason, indexes = answer
+            broken |= indexes
+            failed |= dict.fromkeys(indexes, reason or "It could not be loaded.")
+        if settled:
+            ready |= {(pool, v.index) for v in spec.versions if v.index not in broken}
+    return Residency(frozenset(ready), failed)
+
+
+def _read(path: Path, revision: int) -> tuple[str, frozenset[int]] | None:
+    """(last error, versions that failed) of a replica that acknowledged the revision."""
+    try:
+        with ControlBlock.open(path) as block:
+            seen = block.snapshot()
+    except (FileNotFoundError, ValueError):
+        return None
+    if seen.state != State.READY or seen.revision < revision:
+        return None
+    if seen.silent_for() > STALE_SECONDS:
+        return None
+    return seen.error, frozenset(seen.failed)
+
+
+def read_pools(layout: Layout) -> dict[str, PoolSpec]:
+    """The pools as they stand on disk."""
+    return {path.stem: desired.load(path) for path in sorted(layout.desired.glob("*.json"))}
+
+
+def write_pools(
+    layout: Layout, before: Mapping[str, PoolSpec], planned: Mapping[str, PoolSpec]
+) -> Sequence[str]:
+    """Replace the files that changed and remove those of pools that are gone; their names."""
+    changed = [pool for pool, spec in planned.items() if before.get(pool) != spec]
+    for pool in changed:
+        desired.dump(planned[pool], layout.pool(pool))
+    gone = [pool for pool in before if pool not in planned]
+    for pool in gone:
+        layout.pool(pool).unlink(missing_ok=True)
+    return [*changed, *gone]

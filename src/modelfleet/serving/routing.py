@@ -1,0 +1,106 @@
+"""From endpoints to the gateway's configuration: a pure function.
+
+An endpoint's new routes reach the gateway only when every version that gets live or mirrored
+traffic is resident in all replicas of a pool; until then the endpoint keeps the routes it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from modelfleet.registry import Version
+from modelfleet.serving.endpoints import Endpoint
+from modelfleet.serving.gateway import (
+    EndpointRoutes,
+    GatewayConfig,
+    PoolAddress,
+    Shadow,
+    Target,
+)
+from modelfleet.serving.pools import Residency
+
+
+@dataclass(frozen=True)
+class Plan:
+    config: GatewayConfig
+    applied: Mapping[str, int]
+    """endpoint id to the revision of its routes that `config` holds"""
+
+
+def routed_pools(config: GatewayConfig) -> dict[int, str]:
+    """The pool to which the gateway sends each version (by index)."""
+    found: dict[int, str] = {}
+    for one in config.endpoints:
+        found |= {target.version_index: target.pool for target in one.targets}
+        found |= {shadow.version_index: shadow.pool for shadow in one.shadows}
+    return found
+
+
+def plan(
+    endpoints: Sequence[Endpoint],
+    versions: Mapping[str, Version],
+    homes: Mapping[int, str],
+    residency: Residency,
+    sockets: Mapping[str, tuple[str, ...]],
+    revoked: tuple[str, ...],
+    before: GatewayConfig,
+) -> Plan:
+    """`versions` by id; `homes`: the pool where each version (by index) should be.
+
+    The revision grows by one if anything differs from `before`.
+    """
+    routed = routed_pools(before)
+    known = {one.name: one for one in before.endpoints}
+    made: list[EndpointRoutes] = []
+    applied: dict[str, int] = {}
+    for endpoint in endpoints:
+        routes = _routes(endpoint, versions, homes, residency, routed)
+        if routes is not None:
+            made.append(routes)
+            applied[endpoint.id] = endpoint.revision
+        elif endpoint.name in known:
+            made.append(known[endpoint.name])
+    used = {t.pool for one in made for t in one.targets} | {
+        s.pool for one in made for s in one.shadows
+    }
+    pools = tuple(PoolAddress(pool, sockets[pool]) for pool in sorted(used) if pool in sockets)
+    config = replace(before, endpoints=tuple(made), pools=pools, revoked=revoked)
+    if config != before:
+        config = replace(config, revision=before.revision + 1)
+    return Plan(config, applied)
+
+
+def _routes(
+    endpoint: Endpoint,
+    versions: Mapping[str, Version],
+    homes: Mapping[int, str],
+    residency: Residency,
+    routed: Mapping[int, str],
+) -> EndpointRoutes | None:
+    """The routes as they should be, or None while a version with traffic is not resident."""
+    targets: list[Target] = []
+    shadows: list[Shadow] = []
+    for route in endpoint.routes:
+        version = versions.get(route.version_id)
+        pool = _pool(version.index, homes, residency, routed) if version else None
+        if version is None or pool is None:
+            return None
+        if route.shadow:
+            shadows.append(Shadow(version.index, pool, route.shadow))
+        targets.append(
+            Target(version.index, version.version, version.sequence, pool, route.weight)
+        )
+    return EndpointRoutes(
+        endpoint.name, tuple(targets), tuple(shadows), timeout_ms=endpoint.timeout_ms
+    )
+
+
+def _pool(
+    index: int, homes: Mapping[int, str], residency: Residency, routed: Mapping[int, str]
+) -> str | None:
+    """Where a version can be reached: at home, else where the gateway finds it now."""
+    home = homes.get(index)
+    if home is not None and (home, index) in residency.ready:
+        return home
+    return routed.get(index)

@@ -1,0 +1,62 @@
+"""What a pool should hold: `HOME/run/desired/<pool>.json`, replaced by rename."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+PoolName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}$")]
+Index = Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFFFF)]
+
+
+class VersionSpec(msgspec.Struct, frozen=True):
+    """One version to keep resident. `path` holds the bundle named by `digest`."""
+
+    index: Index
+    model: str
+    version: str
+    sequence: int
+    digest: str
+    path: str
+    variant: str = "source"
+    refuse_nan: bool = False
+
+
+class PoolSpec(msgspec.Struct, frozen=True):
+    """A pool of identical workers. A new `python` or `memory_mb` needs new processes."""
+
+    pool: PoolName
+    revision: int
+    python: str
+    replicas: int = 2
+    memory_mb: int = 2048
+    versions: tuple[VersionSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        indexes = [version.index for version in self.versions]
+        if len(set(indexes)) != len(indexes):
+            raise ValueError(f"pool {self.pool}: a version is named twice")
+
+
+def decode(content: bytes) -> PoolSpec:
+    """Read a pool's JSON; msgspec.DecodeError says what is wrong with it."""
+    return msgspec.json.decode(content, type=PoolSpec)
+
+
+def load(path: Path) -> PoolSpec:
+    """Read a pool's file. FileNotFoundError or msgspec.DecodeError if that fails."""
+    return decode(path.read_bytes())
+
+
+def dump(spec: PoolSpec, path: Path) -> None:
+    """Replace the file by rename: readers see the old pool or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as stream:
+        stream.write(msgspec.json.encode(spec))
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)

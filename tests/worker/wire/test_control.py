@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from modelfleet_worker.wire.control import MAX_FAILED, SLOTS, ControlBlock, State
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from modelfleet_worker.wire.control import ControlBlock
+block = ControlBlock.open(Path(sys.argv[1]), writable=True)
+block.begin(7)
+block.occupy(17, "0190-request")
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_the_worker_writes_the_reader_sees(tmp_path: Path) -> None:
+    path = tmp_path / "pool-0.ctl"
+    block = ControlBlock.create(path)
+    block.begin(3)
+    block.set_state(State.READY)
+    block.set_error("version 9: " + "ü" * 300)
+    block.add_dropped()
+    block.add_dropped(4)
+    block.set_running(2)
+    block.acknowledge(12, [9, 11])
+    seen = ControlBlock.open(path).snapshot()
+    assert (seen.incarnation, seen.state, seen.revision) == (3, State.READY, 12)
+    assert seen.failed == (9, 11)
+    assert (seen.dropped, seen.running) == (5, 2)
+    assert seen.error == "version 9: " + "ü" * 122
+    assert 0 <= seen.silent_for() < 5
+
+
+def test_more_failures_than_fit_are_cut(tmp_path: Path) -> None:
+    block = ControlBlock.create(tmp_path / "c")
+    block.begin(0)
+    block.acknowledge(1, list(range(1, 100)))
+    assert len(block.snapshot().failed) == MAX_FAILED
+    block.acknowledge(2)
+    assert block.snapshot().failed == ()
+
+
+def test_slots_are_taken_and_freed(tmp_path: Path) -> None:
+    block = ControlBlock.create(tmp_path / "c")
+    block.begin(0)
+    first = block.occupy(17, "a" * 50)
+    second = block.occupy(18, "b")
+    block.release(first)
+    (slot,) = block.slots()
+    assert (slot.number, slot.version, slot.request_id) == (second, 18, "b")
+    assert 0 <= slot.age() < 5
+    taken = [block.occupy(1, "x") for _ in range(SLOTS)]
+    assert taken.count(-1) == 1
+    block.release(-1)
+    assert len(block.slots()) == SLOTS
+
+
+def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c").write_bytes(b"x")
+    with pytest.raises(ValueError, match="not a control block"):
+        ControlBlock.open(tmp_path / "c")
+
+
+def test_the_dead_are_known_before_they_are_reaped(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    ControlBlock.create(path).close()
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"begun\n"
+        reader = ControlBlock.open(path)
+        assert reader.alive()
+        with ControlBlock.open(path, writable=True) as second, pytest.raises(OSError):
+            second.begin(8)
+        owner.kill()
+        deadline = time.monotonic() + 10
+        while reader.alive():  # nobody has waited for the process: it is a zombie now
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert owner.returncode is None
+        (slot,) = reader.slots()
+        assert (slot.version, slot.request_id) == (17, "0190-request")
+    finally:
+        owner.kill()
+        owner.wait()
+        assert owner.stdout is not None
+        owner.stdout.close()
