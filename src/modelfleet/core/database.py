@@ -44,7 +44,9 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+        self.engine = sa.create_engine(
+            f"sqlite:///{path}", pool_size=20, connect_args={"timeout": 30}
+        )
         sa.event.listen(self.engine, "connect", _on_connect)
 
     @contextmanager

@@ -37,7 +37,13 @@ job = sa.Table(
     sa.Index("ix_job_status", "status", "created_at"),
 )
 
-Handler = Callable[[Mapping[str, object]], None]
+
+@dataclass(frozen=True)
+class Handler:
+    """How to do a kind of job, and what to note when it failed for good."""
+
+    run: Callable[[Mapping[str, object]], None]
+    give_up: Callable[[Mapping[str, object], str], None]
 
 
 @dataclass(frozen=True)
@@ -168,11 +174,13 @@ class LocalJobRunner:
     def _run(self, task: Job) -> None:
         status, error = "succeeded", ""
         try:
-            self._handlers[task.kind](task.arguments)
+            self._handlers[task.kind].run(task.arguments)
         except Exception as failure:  # noqa: BLE001 - a job's failure is its result
             error = f"{type(failure).__name__}: {failure}"
             status = "queued" if task.attempts < self.MAX_ATTEMPTS else "failed"
             log.error("job failed", job=task.key, error=error, trace=traceback.format_exc())
+            if status == "failed":
+                self._handlers[task.kind].give_up(task.arguments, error)
         with self._database.begin() as connection:
             connection.execute(
                 sa.update(job)

@@ -68,8 +68,11 @@ def tolerance_tests(streams: Sequence[Stream], psi0: float | Floats) -> DriftTes
     p = np.full(len(streams), np.nan)
     if testable.any():
         tolerated = np.broadcast_to(np.asarray(psi0, dtype=np.float64), p.shape)
+        noncentrality = (effective * tolerated).astype(np.float64)
         p[testable] = upper_tail(
-            statistic[testable], degrees[testable], (effective * tolerated)[testable]
+            statistic[testable],
+            degrees[testable].astype(np.float64),
+            noncentrality[testable],
         )
     distance[~testable] = np.nan
     statistic[~testable] = np.nan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import msgspec
 
 from modelfleet.core.errors import InvalidInput
@@ -12,7 +14,8 @@ DATATYPES = frozenset(
 RUNTIMES = frozenset({"sklearn", "lightgbm", "xgboost", "onnx", "python"})
 
 
-class Tensor(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Tensor:
     name: str
     datatype: str
     shape: list[int]
@@ -20,24 +23,27 @@ class Tensor(msgspec.Struct, frozen=True):
     features: list[str] | None = None
 
 
-class Signature(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Signature:
     inputs: list[Tensor]
     outputs: list[Tensor]
 
 
-class Score(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Score:
     output: str
     column: int | None = None
 
 
-class BundleInfo(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class BundleInfo:
     format: int
     runtime: str
     artifact: str
     signature: Signature
     method: str = "predict"
     score: Score | None = None
-    options: dict[str, object] = {}
+    options: dict[str, object] = field(default_factory=dict)
 
 
 def read(content: bytes) -> BundleInfo:

@@ -46,8 +46,13 @@ def _models(
     limit: int = 1,
     offset: int = 0,
 ) -> list[Model]:
+    own = model_version.alias("own")
     counted = (
-        sa.select(sa.func.count()).where(model_version.c.model_id == model.c.id).scalar_subquery()
+        sa.select(sa.func.count())
+        .select_from(own)
+        .where(own.c.model_id == model.c.id)
+        .correlate(model)
+        .scalar_subquery()
     )
     rows = connection.execute(
         sa.select(model, model_version.c.semver, counted.label("versions"))

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +63,12 @@ class _Process:
 class Converters:
     """The warm processes, by environment digest. Calls for one environment wait for each other."""
 
-    def __init__(self, worker_package: Path) -> None:
+    def __init__(
+        self, worker_package: Path, confined: Callable[[Sequence[str]], Sequence[str]]
+    ) -> None:
+        """`confined` turns a command line into one that runs it where it can do no harm."""
         self._worker_package = worker_package
+        self._confined = confined
         self._processes: dict[str, _Process] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -95,7 +100,7 @@ class Converters:
         if known is not None and known.popen.poll() is None:
             return known
         popen = subprocess.Popen(
-            [str(python), "-m", "modelfleet_worker.convert"],
+            self._confined([str(python), "-m", "modelfleet_worker.convert"]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=tempfile.gettempdir(),

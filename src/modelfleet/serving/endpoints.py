@@ -149,16 +149,16 @@ class EndpointService:
         endpoint_id: str,
         routes: Sequence[Route],
         *,
-        stable_version_id: str | None = None,
+        stable_version_id: str | None,
     ) -> int:
         """Replace the routes and return the endpoint's revision; the same routes keep it.
 
-        A new `stable_version_id` promotes it; the one before stays referenced for a rollback.
+        Another `stable_version_id` promotes it; the one before stays referenced for a rollback.
         """
         before = self.find(connection, endpoint_id)
         _check(routes)
         stable, previous = before.stable_version_id, before.previous_version_id
-        if stable_version_id is not None and stable_version_id != stable:
+        if stable_version_id != stable:
             stable, previous = stable_version_id, stable
         elif set(routes) == set(before.routes):
             return before.revision

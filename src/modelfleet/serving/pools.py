@@ -16,6 +16,17 @@ from modelfleet_worker.wire import desired
 from modelfleet_worker.wire.control import ControlBlock, State
 from modelfleet_worker.wire.desired import PoolSpec, VersionSpec
 
+__all__ = [
+    "Demand",
+    "PoolSpec",
+    "Residency",
+    "VersionSpec",
+    "observe",
+    "plan",
+    "read_pools",
+    "write_pools",
+]
+
 COMPILED_POOL = "onnx"
 STALE_SECONDS = 3.0
 

@@ -88,9 +88,7 @@ def _routes(
             return None
         if route.shadow:
             shadows.append(Shadow(version.index, pool, route.shadow))
-        targets.append(
-            Target(version.index, version.version, version.sequence, pool, route.weight)
-        )
+        targets.append(Target(version.index, version.version, version.sequence, pool, route.weight))
     return EndpointRoutes(
         endpoint.name, tuple(targets), tuple(shadows), timeout_ms=endpoint.timeout_ms
     )

@@ -33,12 +33,14 @@ class Binner:
             for k in range(len(profile.features))
             if k not in set(numbers)
         ]
-        self._offsets = offsets[:-1][numbers][:, None]
-        self._prepare([profile.features[k] for k in numbers])
+        self._prepare([profile.features[k] for k in numbers], offsets[:-1][numbers][:, None])
 
-    def _prepare(self, features: Sequence[NumericBins | LevelBins]) -> None:
+    def _prepare(
+        self, features: Sequence[NumericBins | LevelBins], offsets: NDArray[np.intp]
+    ) -> None:
         """Tables over the numeric features: sorted steps (edges or levels) and bin by rank."""
         width = max((len(_steps(bins)) for bins in features), default=0)
+        self._rows = np.arange(len(features))[:, None] * (width + 1)
         self._steps = np.full((len(features), width + 1), np.inf)
         self._sizes = np.zeros((len(features), 1), dtype=np.intp)
         self._bins = np.zeros((len(features), width + 1), dtype=np.intp)
@@ -58,6 +60,9 @@ class Binner:
             if isinstance(bins, LevelBins):  # rank 0 lies below all levels
                 by_rank = np.concatenate([[bins.bins - 2], order])
             self._bins[row, : len(steps) + 1] = by_rank
+        for table in (self._bins, self._null, self._unseen):
+            table += offsets
+        self._has_levels = bool(self._is_level.any())
 
     def count(self, columns: Sequence[Array]) -> NDArray[np.int64]:
         """Flat int64 counts of all features' bins. columns: one array [rows] per feature."""
@@ -67,14 +72,13 @@ class Binner:
             values = np.empty((len(self._numbers), rows))
             for row, k in enumerate(self._numbers):
                 values[row] = as_numbers(columns[k])
-            places = self._bin(values) + self._offsets
-            counts += np.bincount(places.ravel(), minlength=self._total)
+            counts += np.bincount(self._bin(values).ravel(), minlength=self._total)
         for k, bins, offset in self._texts:
             counts[offset : offset + bins.bins] += bins.count(columns[k])
         return counts
 
     def _bin(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Bin of each value. values: [numeric features, rows]"""
+        """Place of each value among the bins of all features. values: [numeric features, rows]"""
         if values.shape[1] <= _FEW_ROWS:
             rank = (values[:, :, None] >= self._steps[:, None, :]).sum(axis=2)
             rank = np.minimum(rank, self._sizes)  # infinity passes the padding too
@@ -82,11 +86,13 @@ class Binner:
             rank = np.empty(values.shape, dtype=np.intp)
             for row, size in enumerate(self._sizes[:, 0]):
                 rank[row] = np.searchsorted(self._steps[row, :size], values[row], side="right")
-        found = np.take_along_axis(self._bins, rank, axis=1)
-        if self._is_level.any():
-            below = np.take_along_axis(self._steps, np.maximum(rank - 1, 0), axis=1)
-            found = np.where(self._is_level & (below != values), self._unseen, found)
-        return np.where(np.isnan(values), self._null, found)
+        rank += self._rows
+        found = self._bins.take(rank)
+        if self._has_levels:  # at rank 0 the step before is another feature's; unseen either way
+            other = self._is_level & (self._steps.take(rank - 1, mode="clip") != values)
+            found = np.where(other, self._unseen, found)
+        null = np.isnan(values)
+        return np.where(null, self._null, found) if null.any() else found
 
 
 def as_numbers(column: Array) -> Array:

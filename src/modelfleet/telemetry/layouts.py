@@ -41,7 +41,11 @@ class ScoreReader:
     def read(self, records: Sequence[Record]) -> NDArray[np.float64]:
         """Scores of all rows of the records, one after the other. ValueError if they don't fit."""
         rows = sum(record.rows for record in records)
-        table = stack(self.output, [record.outputs[self.place] for record in records], rows)
+        return self.read_outputs([record.outputs for record in records], rows)
+
+    def read_outputs(self, outputs: Sequence[Sequence[bytes]], rows: int) -> NDArray[np.float64]:
+        """The same from output tensors alone; `rows` of all of them together."""
+        table = stack(self.output, [tensors[self.place] for tensors in outputs], rows)
         scores = table if table.ndim == 1 else table.reshape(rows, -1)[:, self.column]
         return np.asarray(as_numbers(scores), dtype=np.float64)
 
@@ -187,7 +191,7 @@ class Versions:
 
     def save(self, connection: sqlite3.Connection) -> None:
         """Write what was learnt since the last time; part of the collector's transaction."""
-        for index in self._unsaved:
+        for index in sorted(self._unsaved):
             layout = self.get(index)
             connection.execute(
                 "INSERT OR REPLACE INTO version (version_index, model, version, path, layout) "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -51,7 +52,7 @@ class State:
     def features(self) -> list[Counts]:
         """One array of counts per feature."""
         places = np.cumsum((BUCKETS, *self.sizes[:-1]))
-        return [self.counts[a:b] for a, b in zip(places[:-1], places[1:], strict=True)]
+        return [self.counts[a:b] for a, b in pairwise(places)]
 
     @property
     def feature_counts(self) -> Counts:
@@ -66,7 +67,12 @@ class State:
         """Add `other` to this state. ValueError if it counts other bins."""
         if other.sizes != self.sizes:
             raise ValueError(f"states with bins {self.sizes} and {other.sizes} can't be merged")
-        self.counts += other.counts
+        self.counts[BUCKETS:] += other.counts[BUCKETS:]
+        self.add_operations(other)
+
+    def add_operations(self, other: State) -> None:
+        """Add all but the bins of features and score."""
+        self.counts[:BUCKETS] += other.counts[:BUCKETS]
         self.requests += other.requests
         self.rows += other.rows
         self.errors += other.errors
@@ -75,6 +81,20 @@ class State:
         self.score_squares += other.score_squares
         for code, count in other.codes.items():
             self.codes[code] = self.codes.get(code, 0) + count
+
+    def negated(self) -> State:
+        """What undoes this state when merged."""
+        return State(
+            self.sizes,
+            -self.counts,
+            -self.requests,
+            -self.rows,
+            -self.errors,
+            {code: -count for code, count in self.codes.items()},
+            -self.scored,
+            -self.score_sum,
+            -self.score_squares,
+        )
 
     def encode(self) -> bytes:
         wire = _Wire(

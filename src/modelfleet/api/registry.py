@@ -1,0 +1,210 @@
+"""Models, versions, aliases, runs and uploads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated
+
+import anyio
+import anyio.from_thread
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelfleet.api.base import Caller, FleetDep, permits
+from modelfleet.core.authorization import Action, Resource, authorize
+from modelfleet.gates import GateRun, list_runs
+from modelfleet.lineage import Edge, Node
+from modelfleet.registry import Entry, Model, NewVersion, Run, Variant, Version
+
+router = APIRouter(prefix="/v1", tags=["registry"])
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelBody(Body):
+    name: str
+    owner_team: str
+    business_function: str = ""
+    criticality: str = "normal"
+    description: str = ""
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
+class ModelChanges(Body):
+    business_function: str | None = None
+    criticality: str | None = None
+    description: str | None = None
+    tags: dict[str, str] | None = None
+
+
+class EntryBody(Body):
+    path: str
+    sha256: str
+    size: int
+    mode: int = 0o644
+
+
+class VersionBody(Body):
+    entries: list[EntryBody]
+    requirements: list[str]
+    python: str
+    version: str | None = None
+    experiment: str = "default"
+    run_name: str = ""
+    parameters: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    dataset: str = ""
+    git_commit: str = ""
+    uses: list[str] = Field(default_factory=list)
+
+
+class AliasBody(Body):
+    version: str
+
+
+class VersionDetails(BaseModel):
+    version: Version
+    variants: list[Variant]
+    gates: list[GateRun]
+    files: list[EntryBody]
+
+
+class Blob(BaseModel):
+    sha256: str
+    size: int
+
+
+@router.post("/models", status_code=201, **permits(Action.REGISTER))
+def create_model(fleet: FleetDep, caller: Caller, body: ModelBody) -> Model:
+    return fleet.registry.create_model(caller, **body.model_dump())
+
+
+@router.get("/models", **permits(Action.READ))
+def list_models(
+    fleet: FleetDep,
+    caller: Caller,
+    team: str | None = None,
+    text: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> list[Model]:
+    return fleet.registry.list_models(caller, team=team, text=text, limit=limit, offset=offset)
+
+
+@router.get("/models/{name}", **permits(Action.READ))
+def get_model(fleet: FleetDep, caller: Caller, name: str) -> Model:
+    return fleet.registry.get_model(caller, name)
+
+
+@router.patch("/models/{name}", **permits(Action.REGISTER))
+def update_model(fleet: FleetDep, caller: Caller, name: str, body: ModelChanges) -> Model:
+    return fleet.registry.update_model(caller, name, **body.model_dump())
+
+
+@router.delete("/models/{name}", status_code=204, **permits(Action.DELETE))
+def delete_model(fleet: FleetDep, caller: Caller, name: str) -> None:
+    fleet.registry.delete_model(caller, name)
+
+
+@router.post("/models/{name}/versions", status_code=201, **permits(Action.REGISTER))
+def register(fleet: FleetDep, caller: Caller, name: str, body: VersionBody) -> Version:
+    given = body.model_dump(exclude={"entries", "requirements", "uses"})
+    entries = tuple(Entry(**entry.model_dump()) for entry in body.entries)
+    new = NewVersion(
+        entries=entries,
+        requirements=tuple(body.requirements),
+        uses=tuple(body.uses),
+        **given,
+    )
+    return fleet.registry.register(caller, name, new)
+
+
+@router.get("/models/{name}/versions", **permits(Action.READ))
+def list_versions(fleet: FleetDep, caller: Caller, name: str) -> list[Version]:
+    return fleet.registry.list_versions(caller, name)
+
+
+@router.get("/versions", **permits(Action.READ))
+def all_versions(
+    fleet: FleetDep, caller: Caller, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+) -> list[Version]:
+    """Newest first, of all models."""
+    return fleet.registry.list_versions(caller, limit=limit)
+
+
+@router.get("/models/{name}/versions/{version}", **permits(Action.READ))
+def get_version(fleet: FleetDep, caller: Caller, name: str, version: str) -> VersionDetails:
+    """`version` is a semantic version, a sequence number, an alias or `latest`."""
+    found = fleet.registry.get_version(caller, name, version)
+    return VersionDetails(
+        version=found,
+        variants=fleet.registry.variants([found.id]).get(found.id, []),
+        gates=list_runs(fleet.database, found.id),
+        files=[
+            EntryBody(**msgspec.to_builtins(entry))
+            for entry in fleet.registry.entries(found.bundle_digest)
+        ],
+    )
+
+
+@router.delete("/models/{name}/versions/{version}", status_code=204, **permits(Action.DELETE))
+def delete_version(fleet: FleetDep, caller: Caller, name: str, version: str) -> None:
+    fleet.registry.delete_version(caller, name, version)
+
+
+@router.get("/models/{name}/versions/{version}/lineage", **permits(Action.READ))
+def lineage(fleet: FleetDep, caller: Caller, name: str, version: str) -> list[Edge]:
+    found = fleet.registry.get_version(caller, name, version)
+    return fleet.lineage.upstream(Node("version", found.name))
+
+
+@router.put("/models/{name}/aliases/{alias}", **permits(Action.REGISTER))
+def set_alias(fleet: FleetDep, caller: Caller, name: str, alias: str, body: AliasBody) -> Version:
+    return fleet.registry.set_alias(caller, name, alias, body.version)
+
+
+@router.delete("/models/{name}/aliases/{alias}", status_code=204, **permits(Action.REGISTER))
+def delete_alias(fleet: FleetDep, caller: Caller, name: str, alias: str) -> None:
+    fleet.registry.delete_alias(caller, name, alias)
+
+
+@router.get("/runs/{run_id}", **permits(Action.READ))
+def get_run(fleet: FleetDep, caller: Caller, run_id: str) -> Run:
+    return fleet.registry.get_run(caller, run_id)
+
+
+@router.head("/blobs/{sha256}", **permits(Action.REGISTER))
+def has_blob(fleet: FleetDep, caller: Caller, sha256: str) -> Response:
+    authorize(caller, Action.REGISTER, Resource("blob", sha256, _any_team(caller)))
+    return Response(status_code=200 if fleet.blobs.has(sha256) else 404)
+
+
+@router.put("/blobs/{sha256}", status_code=201, **permits(Action.REGISTER))
+async def put_blob(fleet: FleetDep, caller: Caller, sha256: str, request: Request) -> Blob:
+    """The body is the content; it is refused if its digest is another one."""
+    authorize(caller, Action.REGISTER, Resource("blob", sha256, _any_team(caller)))
+    stream = request.stream()
+
+    def store() -> Blob:
+        found, size = fleet.blobs.put(_chunks(stream), expected=sha256)
+        return Blob(sha256=found, size=size)
+
+    return await anyio.to_thread.run_sync(store)
+
+
+def _chunks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """An async stream, read from a worker thread."""
+
+    async def following() -> bytes | None:
+        return await anext(stream, None)
+
+    while (chunk := anyio.from_thread.run(following)) is not None:
+        yield chunk
+
+
+def _any_team(caller: Caller) -> str:
+    """Blobs belong to no team: whoever may register for one may upload."""
+    return caller.grants[0].team if caller.grants else "*"

@@ -1,0 +1,84 @@
+"""The control plane: all faces in one application, the reconciler and the jobs beside it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+
+from modelfleet import __version__
+from modelfleet.api import base, evidence, identity, registry, serving
+from modelfleet.client.transport import ports_of
+from modelfleet.core.settings import load_settings
+from modelfleet.wiring import Fleet, build
+
+
+def create_app(fleet: Fleet) -> FastAPI:
+    """The application over a built fleet. Its lifespan starts and stops the fleet's threads."""
+    app = FastAPI(
+        title="modelfleet",
+        version=__version__,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    app.state.fleet = fleet
+    base.install(app)
+    for module in (registry, serving, evidence, identity):
+        app.include_router(module.router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    fleet: Fleet = app.state.fleet
+    fleet.jobs.start()
+    fleet.reconciler.start()
+    yield
+    fleet.reconciler.stop()
+    fleet.jobs.stop()
+    fleet.converters.close()
+    fleet.database.close()
+
+
+def configure_logs() -> None:
+    """JSON lines on stderr, with the ids of the request that they belong to."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+
+
+def main() -> None:
+    import uvicorn
+
+    parser = argparse.ArgumentParser(prog="modelfleet.app")
+    parser.add_argument("--home", type=Path, required=True)
+    home = parser.parse_args().home
+    configure_logs()
+    settings = load_settings(home)
+    fleet = build(settings)
+    fleet.identity.bootstrap(fleet.layout)
+    uvicorn.run(
+        create_app(fleet),
+        host=settings.host,
+        port=ports_of(settings.home)["api"],
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+if __name__ == "__main__":
+    main()

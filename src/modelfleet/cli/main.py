@@ -1,0 +1,83 @@
+"""The entry point. Groups are imported when they are asked for, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from modelfleet import __version__
+from modelfleet.cli.failure import explain
+
+_COMMANDS = {
+    "up": ("platform", "Start modelfleet on this machine."),
+    "down": ("platform", "Stop it."),
+    "restart": ("platform", "Restart the host agent in place; serving goes on."),
+    "status": ("platform", "What runs and how it is."),
+    "logs": ("platform", "Show the log of a process."),
+    "login": ("access", "A link that logs you into the pages, once."),
+    "fleet": ("evidence", "All endpoints at a glance."),
+    "models": ("registry", "Models: list, show, create, update, delete."),
+    "versions": ("registry", "Versions: list, show, register, delete, lineage."),
+    "aliases": ("registry", "Aliases: set, delete."),
+    "endpoints": ("serving", "Endpoints: list, show, create, delete."),
+    "deploy": ("serving", "Roll a version out at once."),
+    "rollouts": ("serving", "Rollouts: start, list, show, pause, resume, abort."),
+    "predict": ("serving", "Call an endpoint."),
+    "predictions": ("evidence", "The newest predictions of a version."),
+    "outcomes": ("evidence", "Report what became of predictions."),
+    "alerts": ("evidence", "Alerts: list, acknowledge."),
+    "principals": ("access", "People and services: list, create."),
+    "grants": ("access", "Roles: add, remove."),
+    "keys": ("access", "Keys: list, create, revoke."),
+    "audit": ("access", "Every change: list, verify."),
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands live in modules that are imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"modelfleet.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="modelfleet")
+def cli() -> None:
+    """Run a hundred or a thousand machine-learning models in production.
+
+    The home is ~/.modelfleet unless MODELFLEET_HOME or --home says otherwise. Completion:
+    eval "$(_MODELFLEET_COMPLETE=bash_source modelfleet)" (or zsh_source, fish_source).
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; errors become two lines on stderr and an exit code."""
+    try:
+        sys.exit(cli.main(arguments, standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the last one who can explain it
+        sys.exit(explain(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Starting, ending and looking at the modelfleet of this machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelfleet.cli.base import show, table
+
+_HOME = click.option(
+    "--home", type=click.Path(path_type=Path), help="Defaults to MODELFLEET_HOME or ~/.modelfleet."
+)
+
+
+@click.command()
+@_HOME
+@click.option("--host", help="Address to listen on. [127.0.0.1]")
+@click.option("--port", type=int, help="Of API and pages; 0 picks a free one. [8080]")
+@click.option("--gateway-port", type=int, help="Of predictions; 0 picks a free one. [8081]")
+def up(home: Path | None, **given: Any) -> None:
+    """Start modelfleet and stay in the foreground; Ctrl-C stops everything.
+
+    Settings come from HOME/settings.toml and MODELFLEET_* variables as well.
+    """
+    from modelfleet.core.settings import load_settings
+    from modelfleet.host import run
+
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings = load_settings(home, overrides)
+    click.echo(f"Starting modelfleet in {settings.home} ...", err=True)
+    run(settings, _announce)
+    click.echo("Stopped.", err=True)
+
+
+def _announce(status: Any) -> None:
+    from modelfleet.client import Client
+    from modelfleet.client.transport import key_of
+
+    with Client(home=status.home) as client:
+        found: Any = client.api.post("/v1/login-links")
+        api = client.api.url
+        click.echo(f"Pages       {api}{found['path']}  (logs you in, once, for ten minutes)")
+        click.echo(f"API         {api}/v1")
+        click.echo(f"Predictions {client.gateway_url}/v2/models/NAME/infer")
+        click.echo(f"Metrics     http://127.0.0.1:{status.ports.metrics}/metrics")
+    if key_of(status.home):
+        click.echo(f"Key         {status.home / 'admin.key'}")
+
+
+@click.command()
+@_HOME
+def down(home: Path | None) -> None:
+    """Stop the modelfleet of this home; exit code 1 if none runs."""
+    from modelfleet.core.settings import load_settings
+    from modelfleet.host import down as stop
+
+    settings = load_settings(home)
+    if not stop(settings.layout):
+        click.echo(f"Nothing runs in {settings.home}.", err=True)
+        raise SystemExit(1)
+
+
+@click.command()
+@_HOME
+def restart(home: Path | None) -> None:
+    """Let the host agent replace itself; serving goes on undisturbed."""
+    from modelfleet.core.settings import load_settings
+    from modelfleet.host import restart as replace
+
+    replace(load_settings(home).layout)
+
+
+@click.command()
+@_HOME
+@click.option("--json", "as_json", is_flag=True)
+def status(home: Path | None, as_json: bool) -> None:
+    """What runs and how it is; exit code 1 if not everything is ready."""
+    import msgspec
+
+    from modelfleet.core.settings import load_settings
+    from modelfleet.host import status as look
+
+    found = look(load_settings(home).layout)
+    if as_json:
+        plain: Any = msgspec.to_builtins(found, enc_hook=str)
+        show(plain | {"ready": found.ready}, True)
+    else:
+        word = "ready" if found.ready else "not ready" if found.running else "not running"
+        ports = found.ports
+        click.echo(f"modelfleet in {found.home}: {word}")
+        if ports is not None and found.running:
+            click.echo(f"api {ports.api}  gateway {ports.gateway}  metrics {ports.metrics}")
+        rows: list[list[object]] = [
+            [name, p.state, p.pid, p.restarts, p.last_exit]
+            for name, p in sorted(found.observed.processes.items())
+        ]
+        for pool, seen in sorted(found.observed.pools.items()):
+            rows += [
+                [f"{pool}/{r.replica}", r.state, r.pid, r.restarts, r.error or r.last_exit]
+                for r in seen.replicas
+            ]
+        if rows:
+            table(["process", "state", "pid", "restarts", "last trouble"], rows)
+    if not found.ready:
+        raise SystemExit(1)
+
+
+@click.command()
+@click.argument("process", required=False)
+@_HOME
+@click.option("--lines", default=50, help="How many of the last lines.")
+@click.option("--follow", "-f", is_flag=True, help="Go on as the log grows.")
+def logs(process: str | None, home: Path | None, lines: int, follow: bool) -> None:
+    """The log of PROCESS (as `status` names it); without one, their names."""
+    from modelfleet.core.settings import load_settings
+    from modelfleet.host import log_files, tail
+
+    layout = load_settings(home).layout
+    known = log_files(layout)
+    if process is None:
+        for name in known:
+            click.echo(name)
+        return
+    name = process.replace("/", "-")
+    for line in tail(layout, name, lines=lines):
+        click.echo(line)
+    if follow:
+        _follow(known[name])
+
+
+def _follow(path: Path) -> None:
+    with path.open("rb") as stream:
+        stream.seek(0, 2)
+        while True:
+            line = stream.readline()
+            if line:
+                click.echo(line.rstrip(b"\n").decode(errors="replace"))
+            else:
+                time.sleep(0.2)

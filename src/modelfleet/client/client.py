@@ -1,0 +1,362 @@
+"""The client: the nouns and verbs of the API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from modelfleet.client.errors import ApiError, ClientError, Unreachable
+from modelfleet.client.transport import Json, Transport, home_folder, key_of, ports_of
+from modelfleet.client.types import Alert, Endpoint, Model, Rollout, Version
+
+_T = TypeVar("_T")
+
+
+def _as(kind: type[_T], found: object) -> _T:
+    return msgspec.convert(found, kind)
+
+
+class Client:
+    """Talks to one modelfleet.
+
+    Without arguments it finds the one that runs on this machine (MODELFLEET_HOME, else
+    ~/.modelfleet) and uses its admin key; MODELFLEET_URL, MODELFLEET_GATEWAY_URL and
+    MODELFLEET_KEY name another one.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        gateway_url: str | None = None,
+        home: Path | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        import os
+
+        folder = home_folder(home)
+        given = url or os.environ.get("MODELFLEET_URL")
+        secret = key or key_of(folder)
+        if given is None:
+            ports = ports_of(folder)
+            given = f"http://127.0.0.1:{ports['api']}"
+            gateway_url = gateway_url or f"http://127.0.0.1:{ports['gateway']}"
+        self.gateway_url = gateway_url or os.environ.get("MODELFLEET_GATEWAY_URL")
+        self.api = Transport(given, secret, timeout)
+        self._gateway = Transport(self.gateway_url, secret, timeout) if self.gateway_url else None
+
+    def close(self) -> None:
+        self.api.close()
+        if self._gateway is not None:
+            self._gateway.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Models and versions -----------------------------------------------------------------------
+
+    def create_model(
+        self,
+        name: str,
+        *,
+        team: str,
+        business_function: str = "",
+        criticality: str = "normal",
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> Model:
+        body = {
+            "name": name,
+            "owner_team": team,
+            "business_function": business_function,
+            "criticality": criticality,
+            "description": description,
+            "tags": dict(tags or {}),
+        }
+        return _as(Model, self.api.post("/v1/models", body))
+
+    def models(self, *, team: str | None = None, text: str | None = None) -> list[Model]:
+        """All models, page by page."""
+        found: list[Model] = []
+        while True:
+            page = self.api.get("/v1/models", team=team, text=text, limit=1000, offset=len(found))
+            models = _as(list[Model], page)
+            found += models
+            if len(models) < 1000:
+                return found
+
+    def model(self, name: str) -> Model:
+        return _as(Model, self.api.get(f"/v1/models/{name}"))
+
+    def versions(self, model: str) -> list[Version]:
+        """Newest first."""
+        return _as(list[Version], self.api.get(f"/v1/models/{model}/versions"))
+
+    def version(self, model: str, version: str = "latest") -> Version:
+        found = self.api.get(f"/v1/models/{model}/versions/{version}")
+        return _as(Version, _as(dict[str, object], found)["version"])
+
+    def register(
+        self,
+        model: object,
+        example: object,
+        *,
+        name: str,
+        team: str | None = None,
+        version: str | None = None,
+        features: Sequence[str] | None = None,
+        reference: object | None = None,
+        requirements: Sequence[str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        parameters: Mapping[str, str] | None = None,
+        dataset: str = "",
+        uses: Sequence[str] = (),
+        experiment: str = "default",
+        business_function: str = "",
+        criticality: str = "normal",
+        description: str = "",
+        wait: bool = False,
+    ) -> Version:
+        """Save a trained model and register it as a new version.
+
+        model: a scikit-learn, LightGBM or XGBoost estimator, or any object with
+        `predict(dict of arrays) -> dict of arrays`. example and reference: see `save`. team:
+        creates the model if it is new, with `business_function`, `criticality`, `description`.
+        wait: until it was checked and compiled.
+        """
+        from modelfleet.client.saving import own_python, save
+
+        if team is not None:
+            self.ensure_model(
+                name,
+                team=team,
+                business_function=business_function,
+                criticality=criticality,
+                description=description,
+            )
+        with tempfile.TemporaryDirectory(prefix="modelfleet-save-") as work:
+            saved = save(
+                model,
+                example,
+                features=features,
+                reference=reference,
+                requirements=requirements,
+                work=Path(work),
+            )
+        return self.register_files(
+            name,
+            saved.files,
+            requirements=saved.requirements,
+            python=own_python(),
+            version=version,
+            metrics=metrics,
+            parameters=parameters,
+            dataset=dataset,
+            uses=uses,
+            experiment=experiment,
+            wait=wait,
+        )
+
+    def register_folder(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        requirements: Sequence[str],
+        python: str,
+        version: str | None = None,
+    ) -> Version:
+        """Register a folder that holds a `bundle.json` and what it names."""
+        files = {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        if "bundle.json" not in files:
+            raise ClientError(f"{folder} has no bundle.json.")
+        return self.register_files(
+            name, files, requirements=requirements, python=python, version=version
+        )
+
+    def register_files(
+        self,
+        name: str,
+        files: Mapping[str, bytes],
+        *,
+        requirements: Sequence[str],
+        python: str,
+        version: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        parameters: Mapping[str, str] | None = None,
+        dataset: str = "",
+        uses: Sequence[str] = (),
+        experiment: str = "default",
+        wait: bool = False,
+    ) -> Version:
+        """Upload the files that the server lacks, then register them as one version."""
+        entries = []
+        for path, content in files.items():
+            sha256 = hashlib.sha256(content).hexdigest()
+            self._upload(sha256, content)
+            entries.append({"path": path, "sha256": sha256, "size": len(content)})
+        body = {
+            "entries": entries,
+            "requirements": list(requirements),
+            "python": python,
+            "version": version,
+            "experiment": experiment,
+            "parameters": {k: str(v) for k, v in (parameters or {}).items()},
+            "metrics": dict(metrics or {}),
+            "dataset": dataset,
+            "git_commit": _git_commit(),
+            "uses": list(uses),
+        }
+        made = _as(Version, self.api.post(f"/v1/models/{name}/versions", body))
+        return self.wait_until_ready(name, made.version) if wait else made
+
+    def ensure_model(
+        self,
+        name: str,
+        *,
+        team: str,
+        business_function: str = "",
+        criticality: str = "normal",
+        description: str = "",
+    ) -> Model:
+        """Create the model unless it is there already."""
+        try:
+            return self.create_model(
+                name,
+                team=team,
+                business_function=business_function,
+                criticality=criticality,
+                description=description,
+            )
+        except ApiError as error:
+            if error.status != 409:
+                raise
+        return self.model(name)
+
+    def _upload(self, sha256: str, content: bytes) -> None:
+        try:
+            self.api.call("HEAD", f"/v1/blobs/{sha256}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self.api.call("PUT", f"/v1/blobs/{sha256}", content=content)
+
+    def wait_until_ready(self, model: str, version: str, timeout: float = 600.0) -> Version:
+        """Raises `ClientError` with the reason if the version turns out unfit to serve."""
+        end = time.monotonic() + timeout
+        while True:
+            found = self.version(model, version)
+            if found.status == "ready":
+                return found
+            if found.status == "failed":
+                raise ClientError(f"{model}@{found.version} can't be served: {found.reason}")
+            if time.monotonic() > end:
+                raise ClientError(f"{model}@{found.version} is not ready after {timeout:g} s.")
+            time.sleep(0.25)
+
+    # Serving -----------------------------------------------------------------------------------
+
+    def deploy(
+        self,
+        model: str,
+        version: str = "latest",
+        *,
+        endpoint: str | None = None,
+        strategy: str = "immediate",
+        wait: bool = False,
+        **spec: object,
+    ) -> Rollout:
+        """Roll a version out to the endpoint (by default named as the model; made if new)."""
+        body = {"model": model, "version": version, "endpoint": endpoint or model}
+        found = self.api.post("/v1/rollouts", {**body, "spec": {"strategy": strategy, **spec}})
+        made = _as(Rollout, found)
+        return self.wait_for_rollout(made.id) if wait else made
+
+    def endpoints(self) -> list[Endpoint]:
+        return _as(list[Endpoint], self.api.get("/v1/endpoints"))
+
+    def rollouts(self, *, endpoint: str | None = None, limit: int = 100) -> list[Rollout]:
+        """Newest first."""
+        return _as(list[Rollout], self.api.get("/v1/rollouts", endpoint=endpoint, limit=limit))
+
+    def rollout(self, rollout_id: str) -> Rollout:
+        found = _as(dict[str, object], self.api.get(f"/v1/rollouts/{rollout_id}"))
+        return _as(Rollout, found["rollout"])
+
+    def wait_for_rollout(self, rollout_id: str, timeout: float = 3600.0) -> Rollout:
+        end = time.monotonic() + timeout
+        while True:
+            found = self.rollout(rollout_id)
+            if found.ended or found.state == "frozen":
+                return found
+            if time.monotonic() > end:
+                raise ClientError(f"The rollout is still {found.state} after {timeout:g} s.")
+            time.sleep(0.25)
+
+    def steer(self, rollout_id: str, verb: str) -> Rollout:
+        """`verb`: pause, resume or abort."""
+        return _as(Rollout, self.api.post(f"/v1/rollouts/{rollout_id}/{verb}"))
+
+    def predict(
+        self, endpoint: str, inputs: object, *, version: str | None = None
+    ) -> dict[str, object]:
+        """Call an endpoint; `inputs` as the example of `register`. The protocol's answer."""
+        from modelfleet.client.tensors import encode
+
+        if self._gateway is None:
+            raise Unreachable("The gateway's address is not known: set MODELFLEET_GATEWAY_URL.")
+        pin = f"/versions/{version}" if version else ""
+        body = json.dumps(encode(inputs)).encode()
+        response = self._gateway.call(
+            "POST",
+            f"/v2/models/{endpoint}{pin}/infer",
+            content=body,
+            headers={"content-type": "application/json"},
+        )
+        return _as(dict[str, object], response.json())
+
+    # Evidence ----------------------------------------------------------------------------------
+
+    def report_outcomes(self, outcomes: Iterable[Mapping[str, object]]) -> int:
+        """Late labels: `{"prediction_id", "value", "event_time"?}` each. How many were taken."""
+        lines = b"\n".join(msgspec.json.encode(dict(one)) for one in outcomes)
+        response = self.api.call(
+            "POST",
+            "/v1/outcomes:batch",
+            content=lines,
+            headers={"content-type": "application/x-ndjson"},
+        )
+        return _as(dict[str, int], response.json())["accepted"]
+
+    def alerts(self, *, state: str | None = None) -> list[Alert]:
+        return _as(list[Alert], self.api.get("/v1/alerts", state=state))
+
+    def fleet(self) -> Json:
+        """The whole fleet in one answer: what the fleet page shows."""
+        return _as(dict[str, object], self.api.get("/v1/fleet"))
+
+
+def _git_commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,69 @@
+"""Python values as Open Inference Protocol tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NUMPY = {
+    "bool": "BOOL",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+
+
+def encode(inputs: object) -> dict[str, object]:
+    """The body of an inference request.
+
+    inputs: a matrix (numpy or nested lists; sent as the tensor `x`), or a mapping of tensor name
+    to values. Lists of whole numbers in a mapping go as INT64, other numbers as FP64.
+    """
+    if isinstance(inputs, Mapping):
+        return {"inputs": [_tensor(str(name), values) for name, values in inputs.items()]}
+    return {"inputs": [_tensor("x", inputs, matrix=True)]}
+
+
+def _tensor(name: str, values: Any, matrix: bool = False) -> dict[str, object]:
+    dtype = getattr(values, "dtype", None)
+    if dtype is not None:
+        datatype = _NUMPY.get(str(dtype), "BYTES")
+        return _described(name, datatype, list(values.shape), values.reshape(-1).tolist())
+    shape, flat = _flatten(values)
+    datatype = "FP64" if matrix else _guess(flat)
+    return _described(name, datatype, shape, flat)
+
+
+def _described(
+    name: str, datatype: str, shape: Sequence[int], data: list[Any]
+) -> dict[str, object]:
+    return {"name": name, "datatype": datatype, "shape": list(shape), "data": data}
+
+
+def _flatten(values: Any) -> tuple[list[int], list[Any]]:
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+        return [], [values]
+    shape: list[int] = []
+    flat: list[Any] = []
+    for one in values:
+        shape, part = _flatten(one)
+        flat += part
+    return [len(values), *shape], flat
+
+
+def _guess(flat: list[Any]) -> str:
+    if all(isinstance(value, bool) for value in flat):
+        return "BOOL"
+    if all(isinstance(value, int) for value in flat):
+        return "INT64"
+    if all(isinstance(value, (int, float)) for value in flat):
+        return "FP64"
+    return "BYTES"

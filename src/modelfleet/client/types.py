@@ -1,0 +1,78 @@
+"""What the server answers, as the client sees it. Fields that a newer server adds are ignored."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Model(msgspec.Struct, frozen=True):
+    name: str
+    owner_team: str
+    business_function: str
+    criticality: str
+    description: str
+    tags: dict[str, str]
+    latest_version: str | None
+    versions: int
+    created_at: str
+
+
+class Version(msgspec.Struct, frozen=True):
+    index: int
+    model: str
+    version: str
+    sequence: int
+    status: str
+    reason: str
+    serving: str
+    bundle_digest: str
+    metrics: dict[str, float]
+    aliases: list[str]
+    created_by: str
+    created_at: str
+
+
+class Route(msgspec.Struct, frozen=True):
+    version_id: str
+    weight: int
+    shadow: int
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    name: str
+    model: str
+    owner_team: str
+    revision: int
+    applied_revision: int
+    routes: list[Route]
+
+
+class Rollout(msgspec.Struct, frozen=True):
+    id: str
+    endpoint: str
+    model: str
+    from_version: str | None
+    to_version: str
+    strategy: str
+    state: str
+    step: int
+    sentence: str
+    started_at: str
+    ended_at: str | None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("succeeded", "rolled_back")
+
+
+class Alert(msgspec.Struct, frozen=True):
+    id: str
+    kind: str
+    state: str
+    endpoint: str
+    model: str
+    version: str
+    subject: str
+    summary: str
+    opened_at: str
+    updated_at: str

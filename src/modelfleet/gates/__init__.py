@@ -1,0 +1,10 @@
+"""Named checks of a version, each with a verdict and its evidence.
+
+Verbs: `PrepareService.prepare` resolves, compiles and checks a new version until it is ready or
+failed; `list_runs` shows what was found. What can't be proven is `inconclusive`, never `pass`.
+"""
+
+from modelfleet.gates.prepare import PrepareService
+from modelfleet.gates.store import GateRun, Verdict, list_runs
+
+__all__ = ["GateRun", "PrepareService", "Verdict", "list_runs"]

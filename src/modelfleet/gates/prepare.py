@@ -1,0 +1,136 @@
+"""From `pending` to `ready`: resolve the environment, check the source, compile, choose.
+
+Every version is checked in a process of its model's own environment: it loads, and it answers its
+example. The compiled form serves only if it is proven equal and measured faster.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from modelfleet.core.authorization import SYSTEM
+from modelfleet.core.database import Database
+from modelfleet.core.errors import FleetError, InvalidInput
+from modelfleet.core.ids import digest
+from modelfleet.core.layout import Layout
+from modelfleet.gates import store
+from modelfleet.gates.store import GateRun, Verdict
+from modelfleet.registry import BundleStore, Entry, Environment, RegistryService, Variant, Version
+from modelfleet.serving.compile import Conversion, Converters
+from modelfleet.serving.environments import EnvironmentBuilder
+
+log = structlog.get_logger(__name__)
+
+
+class PrepareService:
+    def __init__(
+        self,
+        layout: Layout,
+        database: Database,
+        registry: RegistryService,
+        bundles: BundleStore,
+        environments: EnvironmentBuilder,
+        converters: Converters,
+    ) -> None:
+        self._layout = layout
+        self._database = database
+        self._registry = registry
+        self._bundles = bundles
+        self._environments = environments
+        self._converters = converters
+
+    def prepare(self, arguments: Mapping[str, object]) -> None:
+        """Handler of the job; running it again gives the same end."""
+        found = self._registry.versions_by_id([str(arguments["version_id"])])
+        for version in found.values():  # deleted meanwhile: nothing to do
+            if version.status != "pending":
+                continue
+            try:
+                self._prepare(version)
+            except InvalidInput as error:
+                run = GateRun("environment", Verdict.FAIL, error.message, {})
+                self._save(version, [run])
+                self._registry.mark_failed(SYSTEM, version, error.message)
+
+    def give_up(self, arguments: Mapping[str, object], reason: str) -> None:
+        """The job failed for good: say so at the version."""
+        for version in self._registry.versions_by_id([str(arguments["version_id"])]).values():
+            if version.status == "pending":
+                self._registry.mark_failed(SYSTEM, version, reason)
+
+    def _prepare(self, version: Version) -> None:
+        wanted = version.requested_environment
+        requirements = msgspec.convert(wanted["requirements"], list[str])
+        environment = self._environments.resolve(requirements, str(wanted["python"]))
+        python = self._environments.converter_python(environment)
+        entries = self._registry.entries(version.bundle_digest)
+        folder = self._bundles.materialise(entries)
+        out = Path(tempfile.mkdtemp(prefix="modelfleet-compile-"))
+        try:
+            out.chmod(0o777)
+            result = self._converters.convert(environment.digest, python, folder, out / "bundle")
+            runs = _judge(result)
+            self._save(version, runs)
+            broken = [run for run in runs if run.verdict is Verdict.FAIL and run.gate != "parity"]
+            if broken:
+                self._registry.mark_failed(SYSTEM, version, broken[0].sentence)
+                return
+            self._finish(version, environment, entries, result, out / "bundle")
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    def _finish(
+        self,
+        version: Version,
+        environment: Environment,
+        entries: Sequence[Entry],
+        result: Conversion,
+        compiled: Path,
+    ) -> None:
+        evidence = msgspec.to_builtins(result)
+        source = Variant("source", version.bundle_digest, environment.digest, evidence)
+        variants: list[tuple[Variant, Sequence[Entry]]] = [(source, entries)]
+        if result.converted:
+            made = self._bundles.take(compiled)
+            made_digest = self._bundles.check(made)
+            if made_digest != result.digest:
+                raise FleetError("The compiled bundle is not the one that was measured.")
+            variants.append((Variant("compiled", made_digest, None, evidence), made))
+        if result.chosen == "compiled":
+            self._bundles.materialise(variants[1][1])
+        else:
+            self._environments.python(environment)
+        self._registry.mark_ready(SYSTEM, version, environment, variants, result.chosen)
+        log.info("version ready", version=version.name, serving=result.chosen)
+
+    def _save(self, version: Version, runs: Sequence[GateRun]) -> None:
+        wanted = msgspec.json.encode(version.requested_environment, order="sorted")
+        input_digest = digest(version.bundle_digest.encode() + wanted)
+        store.save(self._database, version.id, input_digest, runs)
+
+
+def _judge(result: Conversion) -> list[GateRun]:
+    runs = [GateRun("environment", Verdict.PASS, "The lock resolves and installs.", {})]
+    if not result.loads:
+        return [*runs, GateRun("loads", Verdict.FAIL, result.reason, {})]
+    runs.append(GateRun("loads", Verdict.PASS, "The model loads in its environment.", {}))
+    if not result.answers:
+        return [*runs, GateRun("example", Verdict.FAIL, result.reason, {})]
+    speed = msgspec.to_builtins(result.speed) if result.speed else {}
+    runs.append(GateRun("example", Verdict.PASS, "It answers its example.", speed))
+    parity = result.parity
+    if parity is None:
+        sentence = result.reason or "The model was not converted."
+        return [*runs, GateRun("parity", Verdict.INCONCLUSIVE, sentence, {})]
+    verdict = Verdict.PASS if parity.passed else Verdict.FAIL
+    sentence = (
+        f"Over {parity.rows} rows source and compiled differ by at most "
+        f"{parity.max_abs_diff:.3g}, with {parity.label_flips} labels flipped."
+    )
+    return [*runs, GateRun("parity", verdict, sentence, msgspec.to_builtins(parity))]

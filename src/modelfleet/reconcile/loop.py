@@ -1,0 +1,104 @@
+"""One round: rollouts decide, pools and gateway follow, monitors look, warm helpers are let go."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import structlog
+
+from modelfleet.core.files import write_atomically
+from modelfleet.core.layout import Layout
+from modelfleet.reconcile.traffic import TrafficController
+from modelfleet.registry import RegistryService
+from modelfleet.rollouts.service import RolloutService
+from modelfleet.rollouts.store import Row
+from modelfleet.serving.endpoints import EndpointService
+from modelfleet.telemetry.watch import Watch, WatchedPair
+
+log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """Runs in a thread of the control plane. `others` are run once a round, each on its own."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        registry: RegistryService,
+        endpoints: EndpointService,
+        rollouts: RolloutService,
+        traffic: TrafficController,
+        others: Sequence[Callable[[], None]],
+        interval_seconds: float,
+    ) -> None:
+        self._layout = layout
+        self._registry = registry
+        self._endpoints = endpoints
+        self._rollouts = rollouts
+        self._traffic = traffic
+        self._others = others
+        self._interval = interval_seconds
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._load_errors: Mapping[int, str] = {}
+        self._watch = b""
+        self.last_round = 0.0
+        """monotonic seconds at which a round last ended well"""
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            self._guarded(self._main)
+            for other in self._others:
+                self._guarded(other)
+            self._stop.wait(max(self._interval - (time.monotonic() - began), 0.01))
+
+    def _guarded(self, part: Callable[[], None]) -> None:
+        """A part that fails must not stop the others, nor the next round."""
+        try:
+            part()
+        except Exception as error:  # noqa: BLE001
+            log.error("reconciler", error=str(error), trace=traceback.format_exc())
+
+    def _main(self) -> None:
+        self.round()
+        self.last_round = time.monotonic()
+
+    def round(self) -> None:
+        rows = self._rollouts.active()
+        moved = [row.id for row in rows if self._advance(row)]
+        if moved:
+            rows = self._rollouts.active()
+        self._write_watch(rows)
+        self._load_errors = self._traffic.round(self._endpoints.all(), rows)
+
+    def _advance(self, row: Row) -> bool:
+        ids = [v for v in (row.from_version_id, row.to_version_id) if v]
+        return self._rollouts.advance(row, self._registry.versions_by_id(ids), self._load_errors)
+
+    def _write_watch(self, rows: Sequence[Row]) -> None:
+        """Tell the collector which versions the judge looks at."""
+        ids = {v for row in rows for v in (row.from_version_id, row.to_version_id) if v}
+        watched = self._rollouts.watched(rows, self._registry.versions_by_id(sorted(ids)))
+        watch = Watch(
+            versions=sorted({i for one in watched for i in (one.stable, one.canary)}),
+            pairs=[WatchedPair(w.stable, w.canary, w.endpoint) for w in watched if w.mirrored],
+            edges={str(one.canary): one.stable for one in watched},
+        )
+        content = msgspec.json.encode(watch)
+        if content != self._watch:
+            write_atomically(self._layout.watch, content)
+            self._watch = content

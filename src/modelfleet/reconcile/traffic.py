@@ -1,0 +1,161 @@
+"""Pools and gateway: from endpoints and rollouts to what workers hold and where requests go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from modelfleet.core.errors import FleetError
+from modelfleet.core.files import write_atomically
+from modelfleet.core.settings import Settings
+from modelfleet.identity import IdentityService
+from modelfleet.registry import BundleStore, RegistryService, Variant, Version
+from modelfleet.rollouts.store import Row
+from modelfleet.serving import pools, routing
+from modelfleet.serving.endpoints import Endpoint, EndpointService
+from modelfleet.serving.environments import EnvironmentBuilder
+from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The rooms that this controller moves."""
+
+    registry: RegistryService
+    bundles: BundleStore
+    endpoints: EndpointService
+    identity: IdentityService
+    environments: EnvironmentBuilder
+    gateway: GatewayFiles
+    own_python: Path
+
+
+class TrafficController:
+    """Holds the gateway configuration that was written last; it is on disk as well."""
+
+    def __init__(self, settings: Settings, serving: Serving) -> None:
+        self._settings = settings
+        self._layout = settings.layout
+        self._rooms = serving
+        self._path = self._layout.gateway / "config.json"
+        self._config = self._load()
+        self._pending: dict[str, int] = {}
+        self._variants: dict[str, Variant] = {}
+
+    def _load(self) -> GatewayConfig:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=GatewayConfig)
+        except FileNotFoundError:
+            return GatewayConfig(0)
+
+    def round(self, endpoints: Sequence[Endpoint], rollouts: Sequence[Row]) -> Mapping[int, str]:
+        """Move pools and gateway one step; return why versions (by index) can't be loaded."""
+        versions = self._versions(endpoints, rollouts)
+        demands = self._demands(endpoints, rollouts, versions)
+        before = pools.read_pools(self._layout)
+        planned = pools.plan(
+            demands,
+            routing.routed_pools(self._config),
+            before,
+            replicas=self._settings.serving.replicas,
+            memory_mb=self._settings.serving.memory_mb,
+        )
+        pools.write_pools(self._layout, before, planned)
+        residency = pools.observe(self._layout, planned)
+        self._route(endpoints, versions, demands, residency, planned)
+        return residency.failed
+
+    def _versions(
+        self, endpoints: Sequence[Endpoint], rollouts: Sequence[Row]
+    ) -> dict[str, Version]:
+        wanted = {route.version_id for one in endpoints for route in one.routes}
+        wanted |= {row.to_version_id for row in rollouts}
+        wanted |= {row.from_version_id for row in rollouts if row.from_version_id}
+        return self._rooms.registry.versions_by_id(sorted(wanted))
+
+    def _demands(
+        self,
+        endpoints: Sequence[Endpoint],
+        rollouts: Sequence[Row],
+        versions: Mapping[str, Version],
+    ) -> list[pools.Demand]:
+        promoted = {one.stable_version_id for one in endpoints}
+        promoted |= {row.from_version_id for row in rollouts}
+        return [
+            self._demand(version, version.id in promoted)
+            for version in versions.values()
+            if version.status == "ready"
+        ]
+
+    def _demand(self, version: Version, promoted: bool) -> pools.Demand:
+        variant = self._variant(version)
+        folder = self._layout.bundle(variant.bundle_digest)
+        if not folder.exists():
+            self._rooms.bundles.materialise(self._rooms.registry.entries(variant.bundle_digest))
+        spec = pools.VersionSpec(
+            index=version.index,
+            model=version.model,
+            version=version.version,
+            sequence=version.sequence,
+            digest=variant.bundle_digest,
+            path=str(folder),
+            variant=variant.kind,
+        )
+        if variant.environment_digest is None:
+            return pools.Demand(spec, None, str(self._rooms.own_python), promoted)
+        python = self._layout.environment(variant.environment_digest) / "bin" / "python"
+        if not python.exists():
+            environment = self._rooms.registry.get_environment(variant.environment_digest)
+            self._rooms.environments.python(environment)
+        return pools.Demand(spec, variant.environment_digest, str(python), promoted)
+
+    def _variant(self, version: Version) -> Variant:
+        """A version's serving variant never changes once it is ready."""
+        if version.id not in self._variants:
+            self._variants[version.id] = self._rooms.registry.serving_variant(version)
+        return self._variants[version.id]
+
+    def _route(
+        self,
+        endpoints: Sequence[Endpoint],
+        versions: Mapping[str, Version],
+        demands: Sequence[pools.Demand],
+        residency: pools.Residency,
+        planned: Mapping[str, pools.PoolSpec],
+    ) -> None:
+        sockets = {
+            pool: tuple(
+                str(self._layout.worker_socket(pool, replica)) for replica in range(spec.replicas)
+            )
+            for pool, spec in planned.items()
+        }
+        plan = routing.plan(
+            endpoints,
+            versions,
+            {demand.version.index: demand.home for demand in demands},
+            residency,
+            sockets,
+            self._rooms.identity.revoked(),
+            self._config,
+        )
+        if plan.config.revision != self._config.revision:
+            write_atomically(self._path, msgspec.json.encode(plan.config))
+            self._config = plan.config
+        if self._rooms.gateway.acknowledged() != self._config.revision:
+            try:
+                self._rooms.gateway.write(self._config)
+            except FleetError as error:
+                log.error("gateway refused", revision=self._config.revision, error=error.message)
+                return
+        self._rooms.gateway.tidy()
+        if self._rooms.gateway.acknowledged() == self._config.revision:
+            known = {one.id: one.applied_revision for one in endpoints}
+            self._rooms.endpoints.mark_applied(
+                {e: r for e, r in plan.applied.items() if known.get(e) != r}
+            )

@@ -1,0 +1,28 @@
+"""The gateway: Envoy, told by files what to route.
+
+`GatewayFiles.bootstrap` prepares a start, `write` publishes routes and clusters, `acknowledged`
+says which revision Envoy runs, `tidy` drops clusters that nothing routes to any more. Everything
+else in here is pure rendering: `GatewayConfig` in, Envoy's own JSON out.
+"""
+
+from modelfleet.serving.gateway.bootstrap import command, envoy_binary
+from modelfleet.serving.gateway.config import (
+    EndpointRoutes,
+    GatewayConfig,
+    PoolAddress,
+    Shadow,
+    Target,
+)
+from modelfleet.serving.gateway.files import GatewayFiles, GatewayStatistics
+
+__all__ = [
+    "EndpointRoutes",
+    "GatewayConfig",
+    "GatewayFiles",
+    "GatewayStatistics",
+    "PoolAddress",
+    "Shadow",
+    "Target",
+    "command",
+    "envoy_binary",
+]

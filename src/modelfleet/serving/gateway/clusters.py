@@ -1,0 +1,104 @@
+"""Clusters: one per pool, never per model; settings that reached zero failed requests.
+
+Endpoints stand inside the cluster (`STATIC`), because every endpoint file of its own would take
+one of the few inotify instances that a user has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modelfleet.serving.gateway.config import PoolAddress
+
+CONTROL_PLANE = "control-plane"
+_CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def render(version: str, clusters: Sequence[dict[str, object]]) -> dict[str, object]:
+    """cds.json."""
+    return {"version_info": version, "resources": [{"@type": _CLUSTER, **c} for c in clusters]}
+
+
+def name_of(pool: str) -> str:
+    return f"pool-{pool}"
+
+
+def pool_cluster(pool: PoolAddress) -> dict[str, object]:
+    """A pool's cluster.
+
+    Only failures of the connection itself eject a replica: pools are shared by models, so one
+    model's 5xx must not cost its neighbours their worker.
+    """
+    return {
+        "name": name_of(pool.pool),
+        "type": "STATIC",
+        "connect_timeout": "0.25s",
+        "lb_policy": "LEAST_REQUEST",
+        "ignore_health_on_host_removal": True,
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},
+            "close_connections_on_host_set_change": False,
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 4096,
+                    "max_pending_requests": 8192,
+                    "max_requests": 8192,
+                    "retry_budget": {
+                        "budget_percent": {"value": 50},
+                        "min_retry_concurrency": 100,
+                    },
+                }
+            ]
+        },
+        "health_checks": [
+            {
+                "timeout": "1s",
+                "interval": "1s",
+                "no_traffic_interval": "1s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": "/v2/health/ready"},
+            }
+        ],
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 1,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_consecutive_gateway_failure": 0,
+            "interval": "0.5s",
+            "base_ejection_time": "2s",
+            # Else each further ejection is longer, and two mended replicas can be out at once.
+            "max_ejection_time": "2s",
+            "max_ejection_percent": 50,
+        },
+        "load_assignment": _assignment(
+            name_of(pool.pool), [{"pipe": {"path": socket}} for socket in pool.sockets]
+        ),
+    }
+
+
+def control_plane(at: tuple[str, int]) -> dict[str, object]:
+    """Where feedback goes. It stands in the bootstrap: it outlives every revision."""
+    address: dict[str, object] = {"socket_address": {"address": at[0], "port_value": at[1]}}
+    return {
+        "name": CONTROL_PLANE,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        # The control plane may come back on the port with old connections dead: don't keep them.
+        "typed_extension_protocol_options": {
+            _HTTP_OPTIONS: {
+                "@type": f"type.googleapis.com/{_HTTP_OPTIONS}",
+                "explicit_http_config": {"http_protocol_options": {}},
+                "common_http_protocol_options": {"idle_timeout": "2s"},
+            }
+        },
+        "load_assignment": _assignment(CONTROL_PLANE, [address]),
+    }
+
+
+def _assignment(name: str, addresses: Sequence[dict[str, object]]) -> dict[str, object]:
+    endpoints = [{"endpoint": {"address": address}} for address in addresses]
+    return {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}

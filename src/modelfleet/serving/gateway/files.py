@@ -1,0 +1,180 @@
+"""The gateway's files: written whole, in an order that never routes to a cluster not yet there.
+
+Clusters before routes; clusters that are no longer used go later than the routes to them. What
+Envoy refuses is taken back, so that a restarted gateway finds the last good configuration.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from modelfleet.core.errors import FleetError
+from modelfleet.core.files import write_atomically
+from modelfleet.core.layout import Layout
+from modelfleet.serving.gateway import admin, bootstrap, clusters, listener, routes
+from modelfleet.serving.gateway.config import GatewayConfig
+
+_PATIENCE_SECONDS = 2.5
+"""How long `write` waits for Envoy; a new cluster's first health check may take a second."""
+_KEEP_SECONDS = 5.0
+"""How long a cluster stays after the last route to it: requests and retries may be under way."""
+_VERSION = {
+    "cds.json": "cluster_manager.cds",
+    "rds.json": f"http.gateway.rds.{routes.ROUTES}",
+    "lds.json": "listener_manager.lds",
+}
+_FILTER = r"(version_text|update_rejected|warming_clusters)$"
+
+
+class GatewayRefused(FleetError):
+    """The gateway refused its new configuration; the one before still runs."""
+
+    slug = "gateway-refused"
+
+
+@dataclass(frozen=True)
+class GatewayStatistics:
+    """What Envoy says of its configuration. Versions are 0 while it runs none."""
+
+    clusters_version: int
+    routes_version: int
+    warming_clusters: int
+    rejected: int
+    """updates refused since Envoy started: always an alarm"""
+
+
+class GatewayFiles:
+    """Reads and writes `run/gateway/` of one home."""
+
+    def __init__(self, layout: Layout, *, max_body_bytes: int = 16 * 1024 * 1024) -> None:
+        self._folder = layout.gateway
+        self._keys = layout.keys
+        self._admin = layout.gateway_admin_socket
+        self._max_body_bytes = max_body_bytes
+        self._wanted: list[dict[str, object]] | None = None
+
+    def bootstrap(self, *, host: str, port: int, control_plane: tuple[str, int], jwks: str) -> None:
+        """All that Envoy needs to start. Routes and clusters of an earlier life are kept.
+
+        host, port: where clients come in. control_plane: address and port.
+        jwks: the public keys as JSON.
+        """
+        start = bootstrap.render(self._folder, self._admin, control_plane)
+        entrance = listener.render(
+            "1",
+            host=host,
+            port=port,
+            jwks=jwks,
+            max_body_bytes=self._max_body_bytes,
+            folder=self._folder,
+        )
+        self._put("bootstrap.json", start)
+        if not (self._folder / "cds.json").exists():
+            self._put("cds.json", clusters.render("0", []))
+        if not (self._folder / "rds.json").exists():
+            self._put("rds.json", routes.render(GatewayConfig(0), self.secret()))
+        self._put("lds.json", entrance)
+
+    def secret(self) -> str:
+        """What the gateway adds to feedback as `x-mf-gateway`: only then is the caller proven."""
+        path = self._keys / "gateway.key"
+        if not path.exists():
+            self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(path, secrets.token_hex(32).encode(), 0o600)
+        return path.read_text("ascii")
+
+    def write(self, config: GatewayConfig) -> None:
+        """Publish. Returns when Envoy runs it, or after 2.5 s; `GatewayRefused` if it won't.
+
+        Without a running Envoy the files are written for its next start.
+        """
+        version = str(config.revision)
+        self._wanted = [clusters.pool_cluster(pool) for pool in config.pools]
+        names = {cluster["name"] for cluster in self._wanted}
+        leaving = [c for c in self._present() if c["name"] not in names]
+        self._publish("cds.json", clusters.render(version, [*self._wanted, *leaving]), version)
+        self._publish("rds.json", routes.render(config, self.secret()), version)
+
+    def tidy(self) -> bool:
+        """Drop the clusters that nothing routes to since five seconds. True if none is left."""
+        if self._wanted is None:
+            return True
+        names = {cluster["name"] for cluster in self._wanted}
+        if all(cluster["name"] in names for cluster in self._present()):
+            return True
+        if time.time() - (self._folder / "rds.json").stat().st_mtime < _KEEP_SECONDS:
+            return False
+        version = self._version("cds.json")
+        self._publish("cds.json", clusters.render(version, self._wanted), version)
+        return True
+
+    def acknowledged(self) -> int:
+        """The revision that Envoy runs, routes and clusters; 0 if unknown."""
+        found = self.statistics()
+        if found is None or found.warming_clusters:
+            return 0
+        return min(found.routes_version, found.clusters_version)
+
+    def statistics(self) -> GatewayStatistics | None:
+        """None while Envoy doesn't answer."""
+        found = admin.statistics(self._admin, _FILTER)
+        if found is None:
+            return None
+        return GatewayStatistics(
+            clusters_version=_number(found.get(f"{_VERSION['cds.json']}.version_text")),
+            routes_version=_number(found.get(f"{_VERSION['rds.json']}.version_text")),
+            warming_clusters=_number(found.get("cluster_manager.warming_clusters")),
+            rejected=sum(_number(found.get(f"{v}.update_rejected")) for v in _VERSION.values()),
+        )
+
+    def _publish(self, name: str, content: dict[str, object], version: str) -> None:
+        """Put the file, wait until Envoy runs it, take it back if Envoy refuses it."""
+        path = self._folder / name
+        before = path.read_bytes() if path.exists() else None
+        rejected = self._rejected(name)
+        if not self._put(name, content) or rejected is None:
+            return
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            found = admin.statistics(self._admin, _FILTER)
+            if found is None:
+                return
+            if _number(found.get(f"{_VERSION[name]}.update_rejected")) > rejected:
+                if before is not None:
+                    write_atomically(path, before, 0o600)
+                raise GatewayRefused(f"The gateway refused revision {version} of {name}.")
+            running = found.get(f"{_VERSION[name]}.version_text") == version
+            if running and not _number(found.get("cluster_manager.warming_clusters")):
+                return
+            time.sleep(0.005)
+
+    def _rejected(self, name: str) -> int | None:
+        found = admin.statistics(self._admin, _FILTER)
+        return None if found is None else _number(found.get(f"{_VERSION[name]}.update_rejected"))
+
+    def _put(self, name: str, content: dict[str, object]) -> bool:
+        """Write what has changed; False if nothing has. The secret makes these files ours."""
+        path = self._folder / name
+        data = msgspec.json.encode(content)
+        if path.exists() and path.read_bytes() == data:
+            return False
+        write_atomically(path, data, 0o600)
+        return True
+
+    def _present(self) -> list[dict[str, object]]:
+        path = self._folder / "cds.json"
+        if not path.exists():
+            return []
+        resources = msgspec.json.decode(path.read_bytes())["resources"]
+        return [{key: value for key, value in c.items() if key != "@type"} for c in resources]
+
+    def _version(self, name: str) -> str:
+        return str(msgspec.json.decode((self._folder / name).read_bytes())["version_info"])
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0

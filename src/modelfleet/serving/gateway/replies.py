@@ -1,0 +1,29 @@
+"""Answers that the gateway itself gives, in the shape of the Open Inference Protocol."""
+
+from __future__ import annotations
+
+_AS_SAID = "%LOCAL_REPLY_BODY%"
+
+
+def local_replies(max_body_bytes: int) -> dict[str, object]:
+    """Errors are `{"error": "..."}` as application/json; good answers stay as they are."""
+    texts = (
+        (401, f"The key is missing or not valid: {_AS_SAID}."),
+        (403, "This key may not call this endpoint, or it was revoked."),
+        (404, "There is no such endpoint, version or method."),
+        (408, "The request did not arrive in time."),
+        (413, f"The request is larger than {max_body_bytes} bytes."),
+        (429, f"Too many requests: {_AS_SAID}."),
+        (503, f"Nobody could answer: {_AS_SAID}."),
+        (504, "There was no answer in time."),
+    )
+    mappers = [_mapper("EQ", status, text) for status, text in texts]
+    return {"mappers": [*mappers, _mapper("GE", 400, _AS_SAID)]}
+
+
+def _mapper(comparison: str, status: int, text: str) -> dict[str, object]:
+    value = {"default_value": status, "runtime_key": "gateway.no_such_key"}
+    return {
+        "filter": {"status_code_filter": {"comparison": {"op": comparison, "value": value}}},
+        "body_format_override": {"json_format": {"error": text}},
+    }

@@ -1,0 +1,146 @@
+"""Reads the workers' control blocks: who lives, what was dropped, and which requests died.
+
+Before it calls a model, a worker notes the request in an in-flight slot. A slot that is still
+taken when its process is gone holds a request that went down with it, maybe the one that brought
+it down. The block is replaced at a restart, but an open mapping still shows the old one's end.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelfleet_worker.wire.control import ControlBlock, Slot, State
+from modelfleet_worker.wire.ids import uuid7
+from modelfleet_worker.wire.segment import CRASHED, Record
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker that is gone, and what it was doing."""
+
+    writer: str
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One replica, as its control block says."""
+
+    worker: str
+    """`<pool>-<replica>`"""
+    writer: str
+    """The same with its incarnation."""
+    up: bool
+    dropped: int
+
+
+@dataclass
+class _Watched:
+    block: ControlBlock
+    inode: int
+    is_dead: bool = False
+
+
+class ControlWatch:
+    """Follows all control blocks of one folder. `poll` it a few times a second."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._watched: dict[Path, _Watched] = {}
+
+    def poll(self) -> list[Death]:
+        """Workers that died since the last poll."""
+        deaths: list[Death] = []
+        present = {path: _inode(path) for path in self._folder.glob("*.ctl")}
+        for path, watched in list(self._watched.items()):
+            if present.get(path) != watched.inode:
+                deaths += self._bury(path, watched)
+                watched.block.close()
+                del self._watched[path]
+            elif not watched.block.alive():
+                deaths += self._bury(path, watched)
+        for path, inode in present.items():
+            if path not in self._watched and inode is not None:
+                self._watch(path, inode)
+        return deaths
+
+    def _watch(self, path: Path, inode: int) -> None:
+        try:
+            self._watched[path] = _Watched(ControlBlock.open(path), inode)
+        except (OSError, ValueError):
+            return  # being created or gone again; the next poll looks once more
+
+    def _bury(self, path: Path, watched: _Watched) -> list[Death]:
+        snapshot = watched.block.snapshot()
+        if watched.is_dead or snapshot.pid == 0:
+            return []  # known already, or never lived
+        watched.is_dead = True
+        slots = tuple(watched.block.slots())
+        return [Death(f"{path.stem}-{snapshot.incarnation}", slots)] if slots else []
+
+    def status(self) -> list[WorkerStatus]:
+        """All replicas that have a control block."""
+        found = []
+        for path, watched in sorted(self._watched.items()):
+            snapshot = watched.block.snapshot()
+            up = snapshot.state is State.READY and not watched.is_dead
+            writer = f"{path.stem}-{snapshot.incarnation}"
+            found.append(WorkerStatus(path.stem, writer, up, snapshot.dropped))
+        return found
+
+    def is_alive(self, writer: str, pid: int) -> bool:
+        """May this writer still append? By its control block, else by its process id."""
+        worker, _, incarnation = writer.rpartition("-")
+        for path, watched in self._watched.items():
+            if path.stem == worker:
+                return watched.block.snapshot().incarnation == int(incarnation) and (
+                    not watched.is_dead
+                )
+        return _runs(pid)
+
+    def close(self) -> None:
+        for watched in self._watched.values():
+            watched.block.close()
+
+
+def crash_record(slot: Slot) -> Record:
+    """The record that the worker could not write any more."""
+    now = time.time_ns()
+    return Record(
+        version=slot.version,
+        prediction_id=uuid7(),
+        request_id=slot.request_id or f"slot-{slot.number}",
+        trace_id=b"",
+        time_ns=now,
+        latency_ns=max(0, time.monotonic_ns() - slot.started_ns),
+        status=CRASHED,
+        attempt=1,
+        flags=0,
+        rows=0,
+        inputs=[],
+        outputs=[],
+        caller="",
+        client_request_id="",
+        endpoint="",
+        error="the worker died while it ran this request",
+    )
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

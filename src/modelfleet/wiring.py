@@ -1,0 +1,142 @@
+"""The composition root: reads settings, builds the rooms, hands out the fleet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelfleet.core.authorization import SYSTEM
+from modelfleet.core.blobs import BlobStore, FolderBlobStore
+from modelfleet.core.database import Database
+from modelfleet.core.jobs import Handler, LocalJobRunner
+from modelfleet.core.keys import SigningKey
+from modelfleet.core.layout import Layout
+from modelfleet.core.migrate import migrate
+from modelfleet.core.settings import Settings
+from modelfleet.engines.engine import Engine
+from modelfleet.engines.local import confined
+from modelfleet.engines.local.confine import Confinement
+from modelfleet.engines.local.engine import LocalEngine
+from modelfleet.gates import PrepareService
+from modelfleet.identity import IdentityService
+from modelfleet.lineage import LineageService
+from modelfleet.monitoring import LiveVersion, MonitoringService
+from modelfleet.reconcile import Reconciler
+from modelfleet.reconcile.traffic import Serving, TrafficController
+from modelfleet.registry import BundleStore, RegistryService
+from modelfleet.registry.service import PREPARE
+from modelfleet.rollouts.service import RolloutService
+from modelfleet.rollouts.ticks import EvidenceTicks
+from modelfleet.serving.compile import Converters
+from modelfleet.serving.endpoints import EndpointService
+from modelfleet.serving.environments import EnvironmentBuilder
+from modelfleet.serving.gateway import GatewayFiles
+from modelfleet.telemetry.evidence import EvidenceReader
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All services. It has no methods of its own."""
+
+    settings: Settings
+    layout: Layout
+    database: Database
+    blobs: BlobStore
+    registry: RegistryService
+    lineage: LineageService
+    identity: IdentityService
+    endpoints: EndpointService
+    rollouts: RolloutService
+    monitoring: MonitoringService
+    evidence: EvidenceReader
+    engine: Engine
+    gateway: GatewayFiles
+    jobs: LocalJobRunner
+    reconciler: Reconciler
+    converters: Converters
+
+
+def build(settings: Settings) -> Fleet:
+    """Everything, built but not started. Brings the database to the present schema."""
+    layout = settings.layout
+    database = Database(layout.fleet_database)
+    migrate(database)
+    blobs = FolderBlobStore(layout.blobs)
+    bundles = BundleStore(layout, blobs)
+    handlers: dict[str, Handler] = {}
+    jobs = LocalJobRunner(database, handlers)
+    registry = RegistryService(database, bundles, jobs)
+    identity = IdentityService(database, SigningKey(layout))
+    endpoints = EndpointService(database, settings.serving.request_timeout_ms)
+    evidence = EvidenceReader(layout.evidence_database)
+    ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
+    rollouts = RolloutService(database, registry, endpoints, ticks)
+    environments = EnvironmentBuilder(layout)
+    converters = Converters(layout.worker_package, _confinement(settings))
+    prepare = PrepareService(layout, database, registry, bundles, environments, converters)
+    handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
+    gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes)
+    monitoring = MonitoringService(database, evidence, settings)
+    serving = Serving(
+        registry, bundles, endpoints, identity, environments, gateway, Path(sys.executable)
+    )
+    reconciler = Reconciler(
+        layout,
+        registry,
+        endpoints,
+        rollouts,
+        TrafficController(settings, serving),
+        [converters.end_idle, _watch_over(monitoring, endpoints, registry)],
+        settings.reconcile.interval_seconds,
+    )
+    return Fleet(
+        settings=settings,
+        layout=layout,
+        database=database,
+        blobs=blobs,
+        registry=registry,
+        lineage=LineageService(database),
+        identity=identity,
+        endpoints=endpoints,
+        rollouts=rollouts,
+        monitoring=monitoring,
+        evidence=evidence,
+        engine=LocalEngine(layout.desired, layout.observed),
+        gateway=gateway,
+        jobs=jobs,
+        reconciler=reconciler,
+        converters=converters,
+    )
+
+
+def _confinement(settings: Settings) -> Callable[[Sequence[str]], Sequence[str]]:
+    """How model code runs outside of workers: as nobody, with the home out of sight."""
+    layout, serving = settings.layout, settings.serving
+    if os.geteuid() != 0 or serving.allow_root_workers:
+        return lambda argv: argv
+    keep = (layout.worker_package, layout.bundles, layout.environments)
+    confinement = Confinement(serving.worker_user, keep, (layout.home,))
+    return lambda argv: confined.command(confinement, argv)
+
+
+def _watch_over(
+    monitoring: MonitoringService, endpoints: EndpointService, registry: RegistryService
+) -> Callable[[], None]:
+    """One look of the monitors at all that is live."""
+
+    def look() -> None:
+        places = endpoints.all()
+        ids = sorted({route.version_id for one in places for route in one.routes})
+        versions = registry.versions_by_id(ids)
+        live = [
+            LiveVersion(one.name, found.index, found.model, found.version, one.owner_team)
+            for one in places
+            for route in one.routes
+            if (found := versions.get(route.version_id)) is not None and route.weight > 0
+        ]
+        monitoring.run_due(SYSTEM, live)
+
+    return look

@@ -1,0 +1,196 @@
+"""A warm process that converts bundle after bundle: JSON lines in, JSON lines out.
+
+Importing the frameworks costs seconds, converting a small model tens of milliseconds: so they
+are imported once, and every conversion runs in a fork. A model that crashes, hangs or eats memory
+takes its fork with it and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Optional, Union
+
+import msgspec
+
+from modelfleet_worker import log, runtimes
+from modelfleet_worker.compile import graphs, trial
+from modelfleet_worker.compile.trial import Parity, Side, Speed
+from modelfleet_worker.runtimes.base import LoadError
+from modelfleet_worker.wire import bundle as bundles
+from modelfleet_worker.wire.bundle import FILES, BundleCorrupt
+from modelfleet_worker.wire.spec import (
+    BUNDLE_FILE,
+    EXAMPLE_FILE,
+    REFERENCE_FILE,
+    BundleSpec,
+    read_example,
+    read_spec,
+)
+
+ARTIFACT = "model.onnx"
+TIMEOUT_SECONDS = 300.0
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One line of stdin: convert that bundle into the (new) folder `out`."""
+
+    bundle: str
+    digest: str
+    out: str
+    timeout_s: float = TIMEOUT_SECONDS
+
+
+class Converted(msgspec.Struct, frozen=True):
+    """`digest` names the new bundle in `out`; `chosen`: `compiled` or `source`, and why."""
+
+    digest: str
+    parity: Parity
+    speed: Speed
+    chosen: str
+    reason: str
+    converted: bool = True
+
+
+class Unconverted(msgspec.Struct, frozen=True):
+    """The version serves from its source."""
+
+    reason: str
+    converted: bool = False
+
+
+Answer = Union[Converted, Unconverted]
+_encode = msgspec.json.encode
+
+
+def serve() -> None:
+    """Answer each line of stdin until it ends."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what frameworks print must not come between our lines
+    for line in sys.stdin.buffer:
+        if line.strip():
+            os.write(answers, _answer(line) + b"\n")
+
+
+def _answer(line: bytes) -> bytes:
+    """The JSON of a `Converted` or an `Unconverted`."""
+    try:
+        order = msgspec.json.decode(line, type=Order)
+        graphs.warm(read_spec(Path(order.bundle)).runtime)
+    except (msgspec.DecodeError, BundleCorrupt, graphs.NotConvertible) as error:
+        return _encode(Unconverted(str(error)))
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _work(order, writer)
+    os.close(writer)
+    try:
+        content = _read(reader, order.timeout_s)
+    finally:
+        os.close(reader)
+    if content is None:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if content:
+        return content
+    shutil.rmtree(_partial(Path(order.out), child), ignore_errors=True)
+    if content is None:
+        return _encode(Unconverted(f"converting took longer than {order.timeout_s:g} s"))
+    return _encode(Unconverted(f"the conversion crashed ({_ending(status)})"))
+
+
+def _work(order: Order, writer: int) -> None:
+    """The fork: never returns."""
+    try:
+        try:
+            answer: Answer = convert(Path(order.bundle), order.digest, Path(order.out))
+        except (BundleCorrupt, LoadError, graphs.NotConvertible) as error:
+            answer = Unconverted(str(error))
+        except BaseException as error:  # noqa: BLE001  # converters raise anything
+            log.failure("a conversion failed", error, bundle=order.digest)
+            answer = Unconverted(log.describe(error))
+        os.write(writer, _encode(answer))
+    finally:
+        os._exit(0)
+
+
+def convert(bundle: Path, digest: str, out: Path) -> Converted:
+    """Convert, prove, measure. Raises BundleCorrupt, LoadError, NotConvertible or whatever the
+    converter raises; then nothing is left in `out`."""
+    bundles.verify(bundle, digest)
+    spec = read_spec(bundle)
+    source = Side(spec, runtimes.load(bundle, spec))
+    inputs, _ = read_example(bundle).arrays(spec.signature)
+    partial = _partial(out, os.getpid())
+    try:
+        compiled_spec = _write(bundle, spec, partial)
+        compiled = Side(compiled_spec, runtimes.load(partial, compiled_spec))
+        proof = trial.parity(spec.signature, source, compiled, inputs)
+        pace = trial.speed(source, compiled, inputs)
+        new = bundles.write_manifest(partial)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    chosen, reason = _choose(proof, pace)
+    return Converted(new, proof, pace, chosen, reason)
+
+
+def _partial(out: Path, process: int) -> Path:
+    """Where a fork builds the new bundle before it takes its name."""
+    return out.with_name(f".{out.name}.{process}")
+
+
+def _write(bundle: Path, spec: BundleSpec, folder: Path) -> BundleSpec:
+    """The files of the compiled bundle, all but its manifest."""
+    graph, options = graphs.convert(bundle, spec)
+    files = folder / FILES
+    files.mkdir(parents=True)
+    compiled = msgspec.structs.replace(spec, runtime="onnx", artifact=ARTIFACT, options=options)
+    (files / ARTIFACT).write_bytes(graph)
+    (files / BUNDLE_FILE).write_bytes(msgspec.json.encode(compiled))
+    for name in (EXAMPLE_FILE, REFERENCE_FILE):
+        if (bundle / FILES / name).exists():
+            shutil.copyfile(bundle / FILES / name, files / name)
+    return compiled
+
+
+def _choose(proof: Parity, pace: Speed) -> tuple[str, str]:
+    if not proof.passed:
+        return "source", (
+            f"outputs differ: {proof.label_flips} of {proof.rows} labels flip, "
+            f"the largest difference is {proof.max_abs_diff:.3g}"
+        )
+    ratio = pace.source_1_us / max(pace.compiled_1_us, 0.01)
+    if ratio <= 1:
+        return "source", f"compiled is not faster: {ratio:.2g}x at one row"
+    return "compiled", f"equal on {proof.rows} rows and {ratio:.2g}x as fast at one row"
+
+
+def _read(reader: int, timeout: float) -> Optional[bytes]:
+    """What the fork wrote before it ended; None after the timeout."""
+    end = time.monotonic() + timeout
+    parts: list[bytes] = []
+    while True:
+        left = end - time.monotonic()
+        if left <= 0 or not select.select([reader], [], [], left)[0]:
+            return None
+        part = os.read(reader, 65536)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+
+
+def _ending(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"exit code {os.WEXITSTATUS(status)}"

@@ -1,0 +1,150 @@
+"""Source artifacts to ONNX graphs: scikit-learn by skl2onnx, boosters by onnxmltools.
+
+Inputs are float32 (forests in float64 are off by up to 0.03 in ONNX Runtime) or strings, one
+[N, 1] tensor per column; classifiers answer with tensors, not with ZipMap's lists of dicts.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from modelfleet_worker.runtimes.base import is_classifier, optional_module, unpickle
+from modelfleet_worker.wire.bundle import FILES
+from modelfleet_worker.wire.signature import Signature
+from modelfleet_worker.wire.spec import BundleSpec
+
+MATRIX = "x"
+NEEDS = {
+    "sklearn": ("sklearn", "skl2onnx"),
+    "lightgbm": ("lightgbm", "onnxmltools"),
+    "xgboost": ("xgboost", "onnxmltools"),
+}
+
+
+class NotConvertible(Exception):
+    """No converter takes this model."""
+
+
+def warm(runtime: str) -> None:
+    """Import what converting this runtime needs. NotConvertible names what is missing."""
+    if runtime not in NEEDS:
+        raise NotConvertible(f"models of the runtime {runtime!r} are not converted")
+    for name in ("numpy", "onnx", "onnxruntime", *NEEDS[runtime]):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise NotConvertible(f"this environment does not have {name}") from error
+        if name == "onnx":
+            _accept_bool_attributes()
+
+
+def convert(bundle: Path, spec: BundleSpec) -> tuple[bytes, dict[str, Any]]:
+    """The serialized graph, and the `options` that let the ONNX runtime find its tensors."""
+    artifact = bundle / FILES / spec.artifact
+    if spec.runtime == "sklearn":
+        graph = _sklearn(unpickle(artifact), spec)
+    elif spec.runtime == "lightgbm":
+        graph = _lightgbm(artifact, spec)
+    else:
+        graph = _xgboost(artifact, spec)
+    names = [node.name for node in graph.graph.input]
+    if names == [MATRIX] and not spec.signature.is_matrix:
+        _split_columns(graph, spec.signature)
+        names = [node.name for node in graph.graph.input]
+    options = {
+        "inputs": dict(zip([tensor.name for tensor in spec.signature.inputs], names)),
+        "outputs": _outputs(spec, [node.name for node in graph.graph.output]),
+    }
+    return graph.SerializeToString(), options
+
+
+def _sklearn(model: Any, spec: BundleSpec) -> Any:
+    import skl2onnx
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+
+    framed = hasattr(model, "feature_names_in_") and optional_module("pandas") is not None
+    text = any(tensor.datatype == "BYTES" for tensor in spec.signature.inputs)
+    if spec.signature.is_matrix or not (framed or text):
+        types = [(MATRIX, FloatTensorType([None, len(spec.signature.feature_names())]))]
+    else:
+        types = [
+            (
+                tensor.name,
+                (StringTensorType if tensor.datatype == "BYTES" else FloatTensorType)([None, 1]),
+            )
+            for tensor in spec.signature.inputs
+        ]
+    options = {id(model): {"zipmap": False}} if hasattr(model, "predict_proba") else None
+    return skl2onnx.convert_sklearn(model, initial_types=types, options=options)
+
+
+def _lightgbm(artifact: Path, spec: BundleSpec) -> Any:
+    import lightgbm
+    import onnxmltools
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    booster = lightgbm.Booster(model_file=str(artifact))
+    types = [(MATRIX, FloatTensorType([None, booster.num_feature()]))]
+    if not is_classifier(spec):
+        return onnxmltools.convert_lightgbm(booster, initial_types=types)
+    return onnxmltools.convert_lightgbm(booster, initial_types=types, zipmap=False)
+
+
+def _xgboost(artifact: Path, spec: BundleSpec) -> Any:
+    import onnxmltools
+    import xgboost
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    booster = xgboost.Booster()
+    booster.load_model(str(artifact))
+    booster.feature_names = None  # the converter wants f0, f1, ...
+    types = [(MATRIX, FloatTensorType([None, booster.num_features()]))]
+    return onnxmltools.convert_xgboost(booster, initial_types=types)
+
+
+def _outputs(spec: BundleSpec, found: list[str]) -> dict[str, str]:
+    """Graph outputs by name of the signature: a classifier's graph has the label first."""
+    wanted = [tensor.name for tensor in spec.signature.outputs]
+    if is_classifier(spec) and len(found) == 2:
+        by_role = {"label": found[0], "probability": found[1]}
+        if all(name in by_role for name in wanted):
+            return {name: by_role[name] for name in wanted}
+    if spec.method == "predict" and found:
+        return {wanted[0]: found[0]}
+    raise NotConvertible(f"the graph gives {found}, the signature wants {wanted}")
+
+
+def _split_columns(graph: Any, signature: Signature) -> None:
+    """Let a graph with one matrix take one [N, 1] tensor per column."""
+    from onnx import TensorProto, helper
+
+    names = [f"column_{k}" for k in range(len(signature.inputs))]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 1]) for n in names]
+    del graph.graph.input[:]
+    graph.graph.input.extend(inputs)
+    graph.graph.node.insert(0, helper.make_node("Concat", names, [MATRIX], axis=1))
+
+
+def _accept_bool_attributes() -> None:
+    """skl2onnx 1.20 hands Python bools to `make_attribute`, which newer protobuf refuses."""
+    from onnx import helper
+
+    original = helper.make_attribute
+    if getattr(original, "takes_bools", False):
+        return
+
+    def make_attribute(key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(key, _without_bools(value), *args, **kwargs)
+
+    make_attribute.takes_bools = True  # type: ignore[attr-defined]
+    helper.make_attribute = make_attribute
+
+
+def _without_bools(value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, (list, tuple)):
+        return [_without_bools(item) for item in value]
+    return value

@@ -1,0 +1,270 @@
+"""One inference from its HTTP request to its record and answer.
+
+The record is appended to the segment before the answer is written: an answer that a client has
+seen is always in the log, even if the process is killed the moment after.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from typing import Optional
+
+from modelfleet_worker import log
+from modelfleet_worker.http import Connection, Request, error_body
+from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
+from modelfleet_worker.oip import BadRequest
+from modelfleet_worker.peers import is_deadly
+from modelfleet_worker.resident import Resident
+from modelfleet_worker.wire.control import ControlBlock
+from modelfleet_worker.wire.ids import format_id, uuid7_at
+from modelfleet_worker.wire.segment import SHADOW, Record, SegmentWriter, encode
+from modelfleet_worker.wire.signature import Array
+from modelfleet_worker.wire.tensors import pack
+
+_ENCODINGS = {b"gzip": 31, b"deflate": 15}
+
+
+class Refusal(Exception):
+    """A request that gets an error; `status` as in HTTP."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Books:
+    """Where exchanges keep their accounts: control block, segment, and how many are running."""
+
+    def __init__(self, pool: str, control: ControlBlock, segments: SegmentWriter) -> None:
+        self.pool = pool
+        self.control = control
+        self.segments = segments
+        self.running = 0
+
+
+class Exchange:
+    """Implements `lane.Call`. Every path ends in `_close`, exactly once."""
+
+    __slots__ = (
+        "_attempt",
+        "_books",
+        "_chosen",
+        "_closed",
+        "_connection",
+        "_endpoint",
+        "_headers",
+        "_id",
+        "_prediction",
+        "_request_id",
+        "_resident",
+        "_slot",
+        "_started_ns",
+        "_time_ns",
+        "_version",
+        "deadline",
+        "inputs",
+        "rows",
+    )
+
+    def __init__(
+        self, books: Books, request: Request, connection: Connection, endpoint: str, version: int
+    ) -> None:
+        """version: the index that the gateway chose, 0 if it is not known."""
+        self._books = books
+        self._connection = connection
+        self._endpoint = endpoint
+        self._version = version
+        self._headers = headers = request.headers
+        self._started_ns = time.perf_counter_ns()
+        self._time_ns = time.time_ns()
+        self._prediction = uuid7_at(self._time_ns)
+        self._request_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        self._attempt = _integer(headers.get(b"x-envoy-attempt-count"), 1)
+        self._resident: Optional[Resident] = None
+        self._id = ""
+        self._chosen: Optional[list[int]] = None
+        self._slot = -1
+        self._closed = False
+        self.deadline: Optional[float] = None
+        self.inputs: list[Array] = []
+        self.rows = 0
+        books.running += 1
+
+    def run(self, resident: Resident, body: bytes) -> None:
+        """Decode, run the model here or in its lane, answer."""
+        self._resident = resident
+        self._version = resident.version.index
+        try:
+            self._check_time()
+            if self._attempt > 1 and is_deadly(
+                self._books.control, self._books.pool, self._request_id
+            ):
+                raise Refusal(500, "this request stopped the worker that ran it before")
+            decoded = resident.decoder.decode(self._inflated(body), resident.version.refuse_nan)
+            self._id = decoded.id or ""
+            self._chosen = decoded.outputs
+            self.inputs = decoded.inputs
+            self.rows = decoded.rows
+            if resident.runs_inline(decoded.rows):
+                self._run_inline(resident)
+            else:
+                resident.lane.submit(self)
+        except BadRequest as error:
+            self.fail(400, str(error))
+        except Refusal as error:
+            self.fail(error.status, str(error))
+        except Overloaded as error:
+            self.fail(429, str(error))
+
+    def fail(self, status: int, reason: str) -> None:
+        """Answer with an error."""
+        extra = b"\r\nretry-after: 1" if status == 429 else b""
+        self._close(status, error_body(reason), [], [], reason, extra)
+
+    # lane.Call
+
+    def started(self) -> None:
+        self._slot = self._books.control.occupy(self._version, self._request_id)
+
+    def ended(self) -> None:
+        self._books.control.release(self._slot)
+        self._slot = -1
+
+    def answer(self, outcome: Outcome) -> None:
+        if isinstance(outcome, DeadlinePassed):
+            self.fail(504, "the model did not answer before the deadline")
+        elif isinstance(outcome, BaseException):
+            self._model_raised(outcome)
+        else:
+            self._succeed(outcome)
+
+    # steps
+
+    def _run_inline(self, resident: Resident) -> None:
+        self.started()
+        begun = time.perf_counter()
+        try:
+            outcome: Outcome = resident.execute(self.inputs, self.rows)
+        except BaseException as error:  # noqa: BLE001  # a model may raise SystemExit, too
+            outcome = error
+        finally:
+            self.ended()
+        resident.took(time.perf_counter() - begun)
+        self.answer(outcome)
+
+    def _check_time(self) -> None:
+        timeout = self._headers.get(b"x-mf-timeout-ms")
+        if timeout is not None:
+            milliseconds = _integer(timeout, 0)
+            if milliseconds <= 0:
+                raise Refusal(504, "the deadline had passed before the request arrived")
+            self.deadline = time.monotonic() + milliseconds / 1e3
+
+    def _inflated(self, body: bytes) -> bytes:
+        encoding = self._headers.get(b"content-encoding")
+        if encoding is None or encoding == b"identity":
+            return body
+        wbits = _ENCODINGS.get(encoding.lower())
+        if wbits is None:
+            raise Refusal(415, "Content-Encoding must be gzip or deflate")
+        return inflate(body, wbits, self._connection.max_body)
+
+    def _succeed(self, outputs: list[Array]) -> None:
+        resident = self._resident
+        assert resident is not None
+        try:
+            name = self._id or format_id(self._prediction)
+            body = resident.encoder.encode(self._endpoint, name, outputs, self._chosen)
+            raw_inputs = [pack(array) for array in self.inputs]
+            raw_outputs = [pack(array) for array in outputs]
+        except Exception as error:  # noqa: BLE001  # outputs may hold any object
+            self._model_raised(error)
+            return
+        self._close(200, body, raw_inputs, raw_outputs, "", b"")
+
+    def _model_raised(self, error: BaseException) -> None:
+        resident = self._resident
+        if resident is not None and resident.throttle.allows():
+            log.failure(
+                "the model raised",
+                error,
+                model=resident.version.model,
+                version=resident.version.version,
+                request=self._request_id,
+                held_back=resident.throttle.held(),
+            )
+        self.fail(500, log.describe(error))
+
+    def _close(
+        self,
+        status: int,
+        body: bytes,
+        inputs: list[bytes],
+        outputs: list[bytes],
+        error: str,
+        extra: bytes,
+    ) -> None:
+        """Record, then answer."""
+        if self._closed:
+            return
+        self._closed = True
+        self._books.running -= 1
+        get = self._headers.get
+        self._books.segments.append(
+            encode(
+                Record(
+                    self._version,
+                    self._prediction,
+                    self._request_id,
+                    _trace_id(get(b"traceparent")),
+                    self._time_ns,
+                    time.perf_counter_ns() - self._started_ns,
+                    status,
+                    self._attempt,
+                    SHADOW if get(b"x-mf-shadow") == b"1" else 0,
+                    self.rows,
+                    inputs,
+                    outputs,
+                    get(b"x-mf-caller", b"").decode("latin-1"),
+                    get(b"x-mf-client-request-id", b"").decode("latin-1"),
+                    self._endpoint,
+                    error[:200],
+                )
+            )
+        )
+        headers = b"x-mf-prediction-id: " + format_id(self._prediction).encode()
+        if self._resident is not None:
+            headers += self._resident.version_header
+        if self._request_id:
+            headers += b"\r\nx-request-id: " + self._request_id.encode("latin-1")
+        self._connection.respond(status, body, headers + extra)
+
+
+def inflate(body: bytes, wbits: int, limit: int) -> bytes:
+    """A gzip or zlib body of at most `limit` bytes, inflated. Refusal if it is longer or broken."""
+    state = zlib.decompressobj(wbits)
+    try:
+        plain = state.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Refusal(400, f"the compressed body is broken: {error}") from error
+    if len(plain) > limit:
+        raise Refusal(413, f"the inflated body is longer than {limit} bytes")
+    if not state.eof or state.unused_data:
+        raise Refusal(400, "the compressed body is cut off or followed by something else")
+    return plain
+
+
+def _integer(text: Optional[bytes], default: int) -> int:
+    return int(text) if text is not None and text.isdigit() and len(text) < 16 else default
+
+
+def _trace_id(header: Optional[bytes]) -> bytes:
+    """The 16 bytes of a W3C `traceparent`; none if there is no valid one."""
+    if header is None or len(header) < 55 or header[2:3] != b"-" or header[35:36] != b"-":
+        return b""
+    try:
+        found = bytes.fromhex(header[3:35].decode("ascii"))
+    except ValueError:
+        return b""
+    return found if any(found) and len(found) == 16 else b""

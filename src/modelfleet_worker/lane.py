@@ -1,0 +1,206 @@
+"""A thread of its own for one model, with batches while it is busy.
+
+Idle: a call starts at once. Busy: calls queue, and when the running batch ends, up to 64 queued
+rows run as one. So a slow model never holds up the event loop or another model, and a model whose
+time per call is mostly fixed cost gets faster the more it is asked.
+
+All state belongs to the event loop; the thread only runs batches. A batch that fails is run again
+call by call, so that one bad request does not fail its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Optional, Protocol, Union
+
+import numpy as np
+
+from modelfleet_worker import log
+from modelfleet_worker.wire.signature import Array
+
+BATCH_ROWS = 64
+MAX_QUEUED = 1024
+STACK_BYTES = 2 << 20  # RLIMIT_DATA counts whole stacks
+
+Outcome = Union[list[Array], BaseException]
+Run = Callable[[Sequence[Array], int], list[Array]]
+
+
+class Overloaded(Exception):
+    """The model has more waiting requests than it can answer in time."""
+
+
+class DeadlinePassed(Exception):
+    """The request's deadline passed before the model had answered."""
+
+
+class Call(Protocol):
+    """One request to a model. `started` and `ended` frame its run, `answer` comes exactly once;
+    after a passed deadline `answer` may come before `ended`."""
+
+    rows: int
+    inputs: list[Array]
+    deadline: Optional[float]
+
+    def started(self) -> None: ...
+
+    def ended(self) -> None: ...
+
+    def answer(self, outcome: Outcome) -> None: ...
+
+
+class Lane:
+    """run: called in the thread with concatenated inputs and their rows.
+    batchable: may several calls share a run?"""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, name: str, run: Run, batchable: bool, row_s: float
+    ) -> None:
+        self._loop = loop
+        self._name = name
+        self._run = run
+        self._batchable = batchable
+        self._waiting: deque[Call] = deque()
+        self._running: list[Call] = []
+        self._abandoned: set[int] = set()
+        self._inbox: queue.SimpleQueue[Optional[list[Call]]] = queue.SimpleQueue()
+        self._thread: Optional[threading.Thread] = None
+        self._batch_s = row_s
+        self._began = 0.0
+        self._closing = False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running)
+
+    @property
+    def row_s(self) -> float:
+        """Smoothed seconds of one batch."""
+        return self._batch_s
+
+    def submit(self, call: Call) -> None:
+        """Run or queue it. Overloaded if it would have to wait beyond its deadline."""
+        if self._running:
+            if len(self._waiting) >= MAX_QUEUED:
+                raise Overloaded("too many requests are waiting for this model")
+            if call.deadline is not None and self._free_at() > call.deadline:
+                raise Overloaded("the model can't answer before the deadline")
+        self._waiting.append(call)
+        self._next()
+
+    def sweep(self, now: float) -> None:
+        """Answer the calls whose deadline has passed, also those that run (and may hang)."""
+        late = [c for c in self._waiting if c.deadline is not None and c.deadline <= now]
+        if late:
+            self._waiting = deque(c for c in self._waiting if c not in late)
+        for call in self._running:
+            passed = call.deadline is not None and call.deadline <= now
+            if passed and id(call) not in self._abandoned:
+                self._abandoned.add(id(call))
+                late.append(call)
+        for call in late:
+            call.answer(DeadlinePassed())
+
+    def close(self) -> None:
+        """End the thread after the calls that are in."""
+        self._closing = True
+        if not self._running:
+            self._inbox.put(None)
+
+    def _free_at(self) -> float:
+        """When a call that comes now would have its answer, if all goes as usual."""
+        rows = sum(call.rows for call in self._waiting)
+        batches = 1 + rows // BATCH_ROWS
+        remaining = max(self._batch_s - (time.monotonic() - self._began), 0.0)
+        return time.monotonic() + remaining + batches * self._batch_s
+
+    def _next(self) -> None:
+        if self._running:
+            return
+        if not self._waiting:
+            if self._closing:
+                self._inbox.put(None)
+            return
+        batch = [self._waiting.popleft()]
+        rows = batch[0].rows
+        while self._waiting and self._batchable:
+            call = self._waiting[0]
+            rows += call.rows
+            if rows > BATCH_ROWS or not _joinable(batch[0], call):
+                break
+            batch.append(self._waiting.popleft())
+        self._running = batch
+        self._began = time.monotonic()
+        for call in batch:
+            call.started()
+        if self._thread is None:
+            self._thread = _start_thread(self._work, self._name)
+        self._inbox.put(batch)
+
+    def _work(self) -> None:
+        while True:
+            batch = self._inbox.get()
+            if batch is None:
+                return
+            outcomes = self._execute(batch)
+            try:
+                self._loop.call_soon_threadsafe(self._finished, batch, outcomes)
+            except RuntimeError:  # the loop is closed: the process ends
+                return
+
+    def _execute(self, batch: list[Call]) -> list[Outcome]:
+        if len(batch) == 1:
+            return [self._one(batch[0])]
+        rows = [call.rows for call in batch]
+        joined = [np.concatenate(parts) for parts in zip(*(call.inputs for call in batch))]
+        try:
+            outputs = self._run(joined, sum(rows))
+        except BaseException:  # noqa: BLE001  # each call finds out for itself
+            return [self._one(call) for call in batch]
+        cuts = np.cumsum(rows)[:-1]
+        parts = [np.split(output, cuts) for output in outputs]
+        return [[part[k] for part in parts] for k in range(len(batch))]
+
+    def _one(self, call: Call) -> Outcome:
+        try:
+            return self._run(call.inputs, call.rows)
+        except BaseException as error:  # noqa: BLE001  # a model may raise SystemExit, too
+            return error
+
+    def _finished(self, batch: list[Call], outcomes: list[Outcome]) -> None:
+        took = time.monotonic() - self._began
+        self._batch_s += 0.2 * (took - self._batch_s)
+        self._running = []
+        try:
+            for call, outcome in zip(batch, outcomes):
+                self._deliver(call, outcome)
+        finally:
+            self._abandoned.clear()
+            self._next()
+
+    def _deliver(self, call: Call, outcome: Outcome) -> None:
+        try:
+            call.ended()
+            if id(call) not in self._abandoned:
+                call.answer(outcome)
+        except Exception as error:  # noqa: BLE001  # the others must get their answers
+            log.failure("an answer could not be delivered", error, model=self._name)
+
+
+def _joinable(first: Call, other: Call) -> bool:
+    return all(a.shape[1:] == b.shape[1:] for a, b in zip(first.inputs, other.inputs))
+
+
+def _start_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    before = threading.stack_size(STACK_BYTES)
+    try:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    return thread

@@ -1,0 +1,372 @@
+"""Open Inference Protocol v2, JSON: request bodies to arrays, arrays to answers.
+
+Strict where a guess would change a prediction: a tensor has the datatype and shape of the
+signature or is refused by name. `data` may be flat or nested, always row-major. JSON has no NaN:
+clients send null (or the literal NaN that many libraries write); we answer null.
+
+A request of one nested matrix of numbers is read in one typed pass, straight into numpy; others
+take one pass for the envelope and one typed pass per tensor; null and NaN a third.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Optional, Union
+
+import msgspec
+import numpy as np
+
+from modelfleet_worker.wire.signature import DTYPES, Array, Signature, TensorSpec
+
+_MAX_DEPTH = 8
+
+
+class BadRequest(Exception):
+    """The body can't be read as a request to this model; the message is for the client."""
+
+
+class _Tensor(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[int]
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class _Loose(msgspec.Struct):
+    """The same tensor, read by the standard library because it holds NaN or Infinity."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: Any = None
+
+
+class _Output(msgspec.Struct):
+    name: str
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Tensor]
+    id: Optional[str] = None
+    outputs: Optional[list[_Output]] = None
+
+
+class _LooseRequest(msgspec.Struct):
+    inputs: list[_Loose]
+    id: Optional[str] = None
+    outputs: Optional[list[_Output]] = None
+
+
+class _Matrix(msgspec.Struct):
+    """A tensor of nested numbers: what nearly every request holds."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[list[float]]
+
+
+class _MatrixRequest(msgspec.Struct):
+    inputs: list[_Matrix]
+    id: Optional[str] = None
+    outputs: Optional[list[_Output]] = None
+
+
+class Decoded(msgspec.Struct):
+    """A valid request: `inputs` in signature order; `outputs` are positions, None = all."""
+
+    id: Optional[str]
+    rows: int
+    inputs: list[Array]
+    outputs: Optional[list[int]]
+
+
+_decode_request = msgspec.json.Decoder(_Request).decode
+_decode_matrix = msgspec.json.Decoder(_MatrixRequest).decode
+_encode_json = msgspec.json.Encoder().encode
+
+
+def _element(datatype: str) -> Any:
+    """The JSON type of one element."""
+    dtype = DTYPES[datatype]
+    if dtype.kind == "f":
+        return float
+    if dtype.kind == "O":
+        return str
+    if dtype.kind == "b":
+        return bool
+    if dtype == np.uint64:
+        return Annotated[int, msgspec.Meta(ge=0)]  # above 2^64 numpy refuses
+    info = np.iinfo(dtype)
+    return Annotated[int, msgspec.Meta(ge=int(info.min), le=int(info.max))]
+
+
+class _Reader:
+    """Typed decoders for the data of one datatype at one depth of nesting."""
+
+    def __init__(self, datatype: str, depth: int) -> None:
+        element = _element(datatype)
+        self.nullable = DTYPES[datatype].kind in "fO"
+        self._strict_type = _nested(element, depth)
+        self._null_type = _nested(Optional[element], depth) if self.nullable else None
+        self._strict = msgspec.json.Decoder(self._strict_type).decode
+        self._null = msgspec.json.Decoder(self._null_type).decode if self.nullable else None
+
+    def read(self, data: Union[msgspec.Raw, list[Any]]) -> tuple[list[Any], bool]:
+        """The values, and whether there may be null or NaN among them."""
+        if isinstance(data, list):
+            return msgspec.convert(data, type=self._null_type or self._strict_type), True
+        try:
+            return self._strict(data), False
+        except msgspec.ValidationError:
+            if self._null is None or b"null" not in bytes(data):
+                raise
+            return self._null(data), True
+
+
+def _nested(element: Any, depth: int) -> Any:
+    for _ in range(depth):
+        element = list[element]
+    return element
+
+
+_readers = {
+    datatype: [_Reader(datatype, depth) for depth in range(1, _MAX_DEPTH + 1)]
+    for datatype in DTYPES
+}
+
+
+class RequestDecoder:
+    """Reads request bodies against one signature."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._inputs = signature.inputs
+        self._positions = {spec.name: k for k, spec in enumerate(signature.inputs)}
+        self._outputs = {spec.name: k for k, spec in enumerate(signature.outputs)}
+        self._misses = 0
+        spec = signature.inputs[0]
+        self._matrix: Optional[TensorSpec] = (
+            spec if signature.is_matrix and spec.dtype.kind == "f" else None
+        )
+
+    def decode(self, body: bytes, refuse_nan: bool = False) -> Decoded:
+        """The tensors of a request; BadRequest names what is wrong and where."""
+        if self._matrix is not None:
+            decoded = self._decode_matrix(self._matrix, body)
+            if decoded is not None:
+                return decoded
+        request = _envelope(body)
+        inputs: list[Optional[Array]] = [None] * len(self._inputs)
+        for tensor in request.inputs:
+            position = self._positions.get(tensor.name)
+            if position is None:
+                known = ", ".join(repr(name) for name in self._positions)
+                raise BadRequest(f"unknown tensor {tensor.name!r}: the model's inputs are {known}")
+            if inputs[position] is not None:
+                raise BadRequest(f"tensor {tensor.name!r} is given twice")
+            inputs[position] = _array(self._inputs[position], tensor, refuse_nan)
+        given = [array for array in inputs if array is not None]
+        if len(given) < len(inputs):
+            missing = [s.name for s, array in zip(self._inputs, inputs) if array is None]
+            raise BadRequest(f"missing tensor {', '.join(repr(name) for name in missing)}")
+        rows = len(given[0])
+        if len(given) > 1:
+            self._same_rows(given)
+        chosen = None if request.outputs is None else self._chosen(request.outputs)
+        return Decoded(request.id, rows, given, chosen)
+
+    def _decode_matrix(self, spec: TensorSpec, body: bytes) -> Optional[Decoded]:
+        """The fast path. None if anything is unusual: then the long way finds out what."""
+        try:
+            request = _decode_matrix(body)
+            (tensor,) = request.inputs
+            array: Array = np.array(tensor.data, dtype=spec.dtype)
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+            self._unusual()
+            return None
+        shape = array.shape
+        if (
+            list(shape) != tensor.shape
+            or len(shape) != 2
+            or tensor.name != spec.name
+            or tensor.datatype != spec.datatype
+            or spec.shape[0] != -1
+            or spec.shape[1] not in (-1, shape[1])
+            or request.outputs
+        ):
+            return None
+        return Decoded(request.id, shape[0], [array], None)
+
+    def _unusual(self) -> None:
+        """Clients that always send flat data should not pay for the fast path for ever."""
+        self._misses += 1
+        if self._misses > 100:
+            self._matrix = None
+
+    def _same_rows(self, given: Sequence[Array]) -> None:
+        for spec, array in zip(self._inputs, given):
+            if len(array) != len(given[0]):
+                first = self._inputs[0].name
+                raise BadRequest(
+                    f"tensor {spec.name!r} has {len(array)} rows, "
+                    f"tensor {first!r} has {len(given[0])}"
+                )
+
+    def _chosen(self, outputs: list[_Output]) -> Optional[list[int]]:
+        for output in outputs:
+            if output.name not in self._outputs:
+                known = ", ".join(repr(name) for name in self._outputs)
+                raise BadRequest(f"unknown output {output.name!r}: the outputs are {known}")
+        return [self._outputs[output.name] for output in outputs] or None
+
+
+def _envelope(body: bytes) -> Union[_Request, _LooseRequest]:
+    try:
+        return _decode_request(body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"not an inference request: {error}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _loose_envelope(body, error)
+
+
+def _loose_envelope(body: bytes, first: Exception) -> _LooseRequest:
+    """A body that is JSON but for NaN and Infinity; anything else gets the first error."""
+    try:
+        plain = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequest(f"the body is not valid JSON: {first}") from first
+    try:
+        return msgspec.convert(plain, type=_LooseRequest)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"not an inference request: {error}") from error
+
+
+def _array(spec: TensorSpec, tensor: Union[_Tensor, _Loose], refuse_nan: bool) -> Array:
+    if tensor.datatype != spec.datatype:
+        raise BadRequest(
+            f"tensor {spec.name!r} has the datatype {tensor.datatype!r}, "
+            f"the model takes {spec.datatype!r}"
+        )
+    shape = tuple(tensor.shape)
+    if shape[1:] != spec.shape[1:] or shape[0] < 1 or spec.shape[0] != -1:
+        _check_shape(spec, shape)
+    depth = _depth(tensor.data)
+    if depth != 1 and depth != len(shape):
+        raise BadRequest(
+            f"tensor {spec.name!r}: data must be a flat array, or nested as deep as its shape "
+            f"{list(shape)}" + ("" if depth else "; there is none")
+        )
+    try:
+        values, doubtful = _readers[spec.datatype][depth - 1].read(tensor.data)
+        array: Array = np.array(values, dtype=spec.dtype)
+    except (msgspec.ValidationError, ValueError, OverflowError, TypeError) as error:
+        raise BadRequest(f"tensor {spec.name!r}: {_reason(error)}") from error
+    if array.shape != shape:
+        array = _reshaped(spec, array, shape)
+    if doubtful and refuse_nan and _has_gaps(array):
+        raise BadRequest(f"tensor {spec.name!r} holds null, NaN or infinity, which is refused")
+    return array.reshape(len(array)) if array.ndim > len(spec.shape) else array
+
+
+def _check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    wanted = spec.shape
+    if len(wanted) == 1 and len(shape) == 2 and shape[1] == 1:
+        shape = shape[:1]  # a column as [N, 1], as data-frame codecs of other servers send it
+    fits = len(shape) == len(wanted) and shape[0] > 0
+    for size, limit in zip(shape, wanted):
+        fits = fits and size >= 0 and limit in (-1, size)
+    if not fits:
+        raise BadRequest(
+            f"tensor {spec.name!r} has the shape {list(shape)}, the model takes {list(wanted)}"
+            + (" with at least one row" if shape[:1] == (0,) else "")
+        )
+
+
+def _reshaped(spec: TensorSpec, array: Array, shape: tuple[int, ...]) -> Array:
+    needed = math.prod(shape)
+    if array.ndim != 1:
+        raise BadRequest(
+            f"tensor {spec.name!r}: its data is nested as {list(array.shape)}, "
+            f"its shape says {list(shape)}"
+        )
+    if array.size != needed:
+        few = "few" if array.size < needed else "many"
+        raise BadRequest(
+            f"tensor {spec.name!r}: too {few} elements: {array.size} where the shape "
+            f"{list(shape)} needs {needed}"
+        )
+    return array.reshape(shape)
+
+
+def _depth(data: Union[msgspec.Raw, list[Any], None]) -> int:
+    """How many arrays deep the data begins; 0 if it is no array."""
+    depth = 0
+    if isinstance(data, msgspec.Raw):
+        for byte in bytes(memoryview(data)[:32]):
+            if byte == 0x5B:  # [
+                depth += 1
+            elif byte not in b" \t\r\n":
+                break
+        return depth
+    inner: Any = data
+    while isinstance(inner, list):
+        depth += 1
+        inner = inner[0] if inner else None
+    return depth
+
+
+def _has_gaps(array: Array) -> bool:
+    if array.dtype.kind == "f":
+        return not bool(np.isfinite(array).all())
+    return array.dtype.kind == "O" and any(value is None for value in array.ravel().tolist())
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "inhomogeneous" in text or "setting an array element" in text:
+        return "its rows are not equally long"
+    return text
+
+
+class _OutTensor(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[Any]
+
+
+class _Answer(msgspec.Struct):
+    model_name: str
+    model_version: str
+    id: str
+    outputs: list[_OutTensor]
+
+
+class AnswerEncoder:
+    """Writes the answers of one version."""
+
+    def __init__(self, signature: Signature, version: str) -> None:
+        self._version = version
+        self._outputs = [(spec.name, spec.datatype) for spec in signature.outputs]
+
+    def encode(
+        self, name: str, answer_id: str, outputs: Sequence[Array], chosen: Optional[list[int]]
+    ) -> bytes:
+        """The JSON body. name: of the endpoint that was called."""
+        tensors: list[_OutTensor] = []
+        for position in range(len(outputs)) if chosen is None else chosen:
+            output, datatype = self._outputs[position]
+            array = outputs[position]
+            flat = array.ravel().tolist()
+            if datatype == "BYTES":
+                flat = [_readable(value) for value in flat]
+            tensors.append(_OutTensor(output, datatype, array.shape, flat))
+        return _encode_json(_Answer(name, self._version, answer_id, tensors))
+
+
+def _readable(value: Any) -> Optional[str]:
+    if value is None:
+        return None
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

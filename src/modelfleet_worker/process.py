@@ -1,0 +1,214 @@
+"""The life of a worker process: start, follow the desired file, drain, end.
+
+It does not end with its parent: a restarted host agent adopts it by its control block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Optional
+
+import msgspec
+
+from modelfleet_worker import log
+from modelfleet_worker.exchange import Books
+from modelfleet_worker.http import Connection
+from modelfleet_worker.resident import Residency
+from modelfleet_worker.server import MAX_BODY, ModelServer
+from modelfleet_worker.wire import desired
+from modelfleet_worker.wire.control import ControlBlock, State
+from modelfleet_worker.wire.segment import SegmentWriter
+
+POLL_SECONDS = 0.05
+TICK_SECONDS = 0.25
+DRAIN_SECONDS = 10.0
+IDLE_GRACE_SECONDS = 0.5
+TAKEOVER_SECONDS = 5.0
+# A thread that loads or predicts gives the interpreter back after this at the latest.
+SWITCH_SECONDS = 0.0005
+_BACKLOG = 1024
+
+
+class Arguments(msgspec.Struct, frozen=True):
+    """What the agent says on the command line."""
+
+    home: Path
+    pool: str
+    replica: int
+    socket: Path
+    control: Path
+    incarnation: int
+    segment_mb: int = 64
+    max_body: int = MAX_BODY
+    tcp: Optional[str] = None
+
+
+class Worker:
+    """One process of a pool."""
+
+    def __init__(self, arguments: Arguments, loop: asyncio.AbstractEventLoop) -> None:
+        self._arguments = arguments
+        self._loop = loop
+        self._control = _take_over(arguments)
+        self._segments = SegmentWriter(
+            arguments.home / "segments",
+            arguments.pool,
+            arguments.replica,
+            arguments.incarnation,
+            arguments.segment_mb,
+            self._control,
+        )
+        self._books = Books(arguments.pool, self._control, self._segments)
+        self._desired = arguments.home / "run" / "desired" / f"{arguments.pool}.json"
+        self._residency = Residency(self._desired, self._control, loop, self._acknowledged)
+        self._server = ModelServer(self._residency, self._books, arguments.max_body)
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._first = asyncio.Event()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, then drain."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        _limit_memory(self._desired)
+        self._tick()
+        self._poll()
+        stopped = asyncio.ensure_future(self._stop.wait())
+        warm = asyncio.ensure_future(self._first.wait())
+        await asyncio.wait({stopped, warm}, return_when=asyncio.FIRST_COMPLETED)
+        if not self._stop.is_set():
+            await self._open()
+            await stopped
+        warm.cancel()
+        await self._drain()
+
+    async def _open(self) -> None:
+        """Listen and say so. Nobody can connect before the first revision is warm."""
+        gc.collect()
+        gc.freeze()
+        listener = _unix_socket(self._arguments.socket)
+        self._listeners.append(
+            await self._loop.create_unix_server(self._connection, sock=listener, backlog=_BACKLOG)
+        )
+        if self._arguments.tcp is not None:
+            host, _, port = self._arguments.tcp.rpartition(":")
+            self._listeners.append(
+                await self._loop.create_server(self._connection, host, int(port), backlog=_BACKLOG)
+            )
+        self._server.ready = True
+        self._control.set_state(State.READY)
+        _say("ready")
+
+    def _connection(self) -> Connection:
+        return Connection(self._server)
+
+    def _acknowledged(self) -> None:
+        self._first.set()
+
+    def _tick(self) -> None:
+        self._control.heartbeat()
+        self._control.set_running(self._books.running)
+        self._server.sweep(time.monotonic())
+        self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _poll(self) -> None:
+        if not self._stop.is_set():
+            self._residency.poll()
+            self._loop.call_later(POLL_SECONDS, self._poll)
+
+    async def _drain(self) -> None:
+        """Answer what is in, close what is idle, end when nobody is left."""
+        self._control.set_state(State.DRAINING)
+        self._server.draining = True
+        for listener in self._listeners:
+            listener.close()
+        begun = time.monotonic()
+        connections = self._server.connections
+        log.event("info", "draining", connections=len(connections), running=self._books.running)
+        while connections and time.monotonic() - begun < DRAIN_SECONDS:
+            if time.monotonic() - begun > IDLE_GRACE_SECONDS:
+                for connection in [c for c in connections if c.idle]:
+                    connection.close()
+            await asyncio.sleep(0.02)
+        self._control.set_running(self._books.running)
+        self._segments.close()
+        log.event("info", "ended", connections=len(connections), running=self._books.running)
+
+
+def main(arguments: Arguments) -> None:
+    """Run a worker; returns never: a hung model thread must not hold up the end."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # frameworks warn at every load and many a predict
+    loop = _new_loop()
+    asyncio.set_event_loop(loop)
+    code = 0
+    try:
+        loop.run_until_complete(Worker(arguments, loop).run())
+    except BaseException as error:  # noqa: BLE001  # it ends in the log and the exit code
+        log.failure("the worker failed", error)
+        code = 1
+    os._exit(code)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def _take_over(arguments: Arguments) -> ControlBlock:
+    """Own the control block. An earlier process of this replica may need a moment to be gone."""
+    try:
+        control = ControlBlock.open(arguments.control, writable=True)
+    except FileNotFoundError:
+        control = ControlBlock.create(arguments.control)
+    end = time.monotonic() + TAKEOVER_SECONDS
+    while True:
+        try:
+            control.begin(arguments.incarnation)
+            return control
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+
+
+def _limit_memory(path: Path) -> None:
+    """RLIMIT_DATA from the pool: a model that eats memory gets a MemoryError, not the machine."""
+    try:
+        limit = desired.load(path).memory_mb << 20
+    except (OSError, msgspec.DecodeError):
+        return  # the first revision has not come yet; the agent watches the resident size, too
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    listener.bind(str(path))
+    return listener
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)  # noqa: T201
+    except OSError:
+        log.event("warning", "nobody reads our output any more")

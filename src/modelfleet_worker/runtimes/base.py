@@ -1,0 +1,140 @@
+"""What all runtimes share: the seam, the errors, and the shape of inputs and outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from modelfleet_worker.wire.signature import Array, Signature
+from modelfleet_worker.wire.spec import BundleSpec
+
+Tensors = Mapping[str, Array]
+
+
+class LoadError(Exception):
+    """The artifact can't be loaded in this environment."""
+
+
+class ModelFault(Exception):
+    """The model answered, but not with what its signature promises."""
+
+
+class Runtime(Protocol):
+    """A loaded model. Called by one thread at a time.
+
+    `predict` takes the tensors of the signature by name, with equal numbers of rows, and gives
+    the outputs by name; `conform` brings them into the signature's dtypes and shapes.
+    """
+
+    def predict(self, inputs: Tensors) -> Tensors: ...
+
+
+class Conformer:
+    """Brings what a model gave into the dtypes, shapes and order of its signature."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._outputs = [
+            (spec.name, spec.dtype, spec.shape, spec.shape[1:]) for spec in signature.outputs
+        ]
+
+    def apply(self, outputs: Tensors, rows: int) -> list[Array]:
+        """The output arrays. ModelFault if that needs more than a cast or [N, 1] for [N]."""
+        found: list[Array] = []
+        for name, dtype, shape, inner in self._outputs:
+            if name not in outputs:
+                raise ModelFault(f"the model gave no output {name!r}")
+            array: Array = np.asarray(outputs[name])
+            if array.dtype != dtype:
+                array = array.astype(dtype)
+            if array.ndim != len(shape):
+                array = _reshaped(array, shape, rows)
+            sizes = array.shape
+            if sizes[1:] != inner or sizes[0] != rows:
+                _check(name, sizes, shape, rows)
+            found.append(array)
+        return found
+
+
+def _check(name: str, found: tuple[int, ...], promised: tuple[int, ...], rows: int) -> None:
+    wanted = (rows if promised[0] == -1 else promised[0], *promised[1:])
+    if len(found) != len(wanted) or any(w not in (-1, f) for f, w in zip(found, wanted)):
+        raise ModelFault(
+            f"output {name!r} has the shape {list(found)}, the signature says {list(promised)} "
+            f"and the request has {rows} rows"
+        )
+
+
+def _reshaped(array: Array, shape: tuple[int, ...], rows: int) -> Array:
+    """[N, 1] for [N] and the other way round; anything else stays as it is."""
+    if array.size == rows and len(shape) <= 2:
+        return array.reshape([rows] + [1] * (len(shape) - 1))
+    return array
+
+
+def table(inputs: Tensors, signature: Signature) -> Array:
+    """The inputs as one 2-D array, as frameworks want it: one column per feature.
+
+    Columns of mixed kinds become an array of objects.
+    """
+    if signature.is_matrix:
+        return inputs[signature.inputs[0].name]
+    columns = signature.columns([inputs[spec.name] for spec in signature.inputs])
+    kinds = {column.dtype.kind for column in columns}
+    if "O" not in kinds:
+        return np.column_stack(columns)
+    mixed: Array = np.empty((len(columns[0]), len(columns)), dtype=object)
+    for k, column in enumerate(columns):
+        mixed[:, k] = column
+    return mixed
+
+
+def labels(spec: BundleSpec, probability: Array) -> Array:
+    """The most probable class of each row; `options.classes` names them, else they are 0..k-1."""
+    winner: Array = probability.argmax(axis=1)
+    classes = spec.options.get("classes")
+    if classes is None:
+        return winner
+    named: Array = np.asarray(classes)
+    return named[winner]
+
+
+def is_classifier(spec: BundleSpec) -> bool:
+    return any(output.name == "probability" for output in spec.signature.outputs)
+
+
+def unpickle(path: Path) -> Any:
+    """The object of a joblib, pickle or cloudpickle file. LoadError names a missing class."""
+    try:
+        return _reader(path)
+    except ModuleNotFoundError as error:
+        raise LoadError(
+            f"{path.name} needs the module {error.name!r}, which this environment does not have"
+        ) from error
+    except AttributeError as error:
+        raise LoadError(
+            f"{path.name} needs a class or function that this environment does not have: {error}"
+        ) from error
+    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError) as error:
+        raise LoadError(f"{path.name} is not a readable pickle: {error}") from error
+
+
+def _reader(path: Path) -> Any:
+    joblib = optional_module("joblib")
+    if joblib is not None:
+        return joblib.load(path)
+    with open(path, "rb") as stream:
+        return pickle.load(stream)
+
+
+def optional_module(name: str) -> Any:
+    """The module of that name, None if this environment does not have it."""
+    module: ModuleType | None = None
+    with contextlib.suppress(ModuleNotFoundError):
+        module = __import__(name)
+    return module

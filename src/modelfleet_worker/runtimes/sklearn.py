@@ -1,0 +1,74 @@
+"""scikit-learn estimators (and everything with its `predict` and `predict_proba`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from modelfleet_worker.runtimes.base import (
+    LoadError,
+    ModelFault,
+    Tensors,
+    optional_module,
+    table,
+    unpickle,
+)
+from modelfleet_worker.wire.signature import Array
+from modelfleet_worker.wire.spec import BundleSpec
+
+
+class SklearnRuntime:
+    """Outputs: `label` and `probability` of classifiers; otherwise the first output.
+
+    A model that was fitted on a pandas frame gets one if its inputs are columns.
+    """
+
+    def __init__(self, artifact: Path, spec: BundleSpec) -> None:
+        self._model = unpickle(artifact)
+        self._spec = spec
+        self._method = spec.method
+        for method in spec.method.split("+"):
+            if not hasattr(self._model, method):
+                kind = type(self._model).__name__
+                raise LoadError(f"{artifact.name}: {kind} has no {method}")
+        self._label_by_vote = _predicts_by_vote(self._model)
+        self._pandas = None
+        if not spec.signature.is_matrix and hasattr(self._model, "feature_names_in_"):
+            self._pandas = optional_module("pandas")
+
+    def predict(self, inputs: Tensors) -> Tensors:
+        data = self._data(inputs)
+        if self._method == "predict":
+            return {self._spec.signature.outputs[0].name: self._model.predict(data)}
+        probability = self._probability(data)
+        if self._method == "predict_proba":
+            return {self._spec.signature.outputs[0].name: probability}
+        return {"label": self._label(data, probability), "probability": probability}
+
+    def _probability(self, data: Any) -> Array:
+        probability: Any = self._model.predict_proba(data)
+        if isinstance(probability, list):
+            raise ModelFault("a classifier of several outputs has no single probability")
+        return probability  # type: ignore[no-any-return]
+
+    def _label(self, data: Any, probability: Array) -> Array:
+        if self._label_by_vote:
+            return self._model.classes_[probability.argmax(axis=1)]  # type: ignore[no-any-return]
+        return self._model.predict(data)  # type: ignore[no-any-return]
+
+    def _data(self, inputs: Tensors) -> Any:
+        if self._pandas is None:
+            return table(inputs, self._spec.signature)
+        return self._pandas.DataFrame({name: inputs[name] for name in self._names()})
+
+    def _names(self) -> list[str]:
+        return [spec.name for spec in self._spec.signature.inputs]
+
+
+def _predicts_by_vote(model: Any) -> bool:
+    """Is `predict` the argmax of `predict_proba`? So with forests, which are slow to ask twice."""
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
+    names = {kind.__name__ for kind in type(last).__mro__}
+    return bool(names & {"ForestClassifier", "DecisionTreeClassifier"}) and (
+        getattr(last, "n_outputs_", 1) == 1
+    )

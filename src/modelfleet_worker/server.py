@@ -1,0 +1,164 @@
+"""What the worker answers: Open Inference Protocol v2 over the models it holds.
+
+The gateway names the version to run by its index in `x-mf-version`. Without that header (somebody
+talks to the worker directly) the model is found by its name in the path.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+from urllib.parse import unquote
+
+import msgspec
+
+from modelfleet_worker import __version__
+from modelfleet_worker.exchange import Books, Exchange
+from modelfleet_worker.http import Connection, Request, error_body
+from modelfleet_worker.resident import Residency, Resident
+from modelfleet_worker.wire.signature import TensorSpec
+
+MAX_BODY = 16 << 20
+HALF_READ_SECONDS = 60.0
+_MODELS = b"/v2/models/"
+_encode = msgspec.json.Encoder().encode
+
+
+class Path(msgspec.Struct, frozen=True):
+    """`/v2/models/{endpoint}[/versions/{version}][/{verb}]`; the verb is "" for metadata."""
+
+    endpoint: str
+    version: Optional[str]
+    verb: str
+
+
+class ModelServer:
+    """The handler of all connections."""
+
+    def __init__(self, residency: Residency, books: Books, max_body: int = MAX_BODY) -> None:
+        self.max_body = max_body
+        self.draining = False
+        self.ready = False
+        self.connections: set[Connection] = set()
+        self._residency = residency
+        self._books = books
+        self._paths: dict[bytes, Optional[Path]] = {}
+
+    def handle(self, request: Request, connection: Connection) -> None:
+        """Answer, now or when the model has."""
+        target = request.target
+        if target.startswith(_MODELS):
+            path = self._path(target)
+            if path is not None and path.verb == "infer" and request.method == b"POST":
+                self._infer(path, request, connection)
+                return
+        else:
+            path = None
+        if request.refusal is not None:
+            connection.respond(request.refusal[0], error_body(request.refusal[1]))
+        elif path is not None:
+            self._describe(path, request, connection)
+        else:
+            self._about_server(request, connection)
+
+    def sweep(self, now: float) -> None:
+        """Answer what is past its deadline; refuse what never arrives. now: monotonic seconds."""
+        for resident in self._residency.table.values():
+            resident.lane.sweep(now)
+        for connection in list(self.connections):
+            if connection.half_read_for(now) > HALF_READ_SECONDS:
+                connection.time_out()
+
+    def _infer(self, path: Path, request: Request, connection: Connection) -> None:
+        header = request.headers.get(b"x-mf-version")
+        index = int(header) if header is not None and header.isdigit() else 0
+        exchange = Exchange(self._books, request, connection, path.endpoint, index)
+        if request.refusal is not None:
+            exchange.fail(*request.refusal)
+            return
+        resident = self._find(path, header)
+        if resident is not None:
+            exchange.run(resident, request.body)
+        elif header is not None:
+            exchange.fail(503, f"version {header.decode('latin-1')} is not resident here")
+        else:
+            exchange.fail(404, f"there is no model {path.endpoint!r}")
+
+    def _describe(self, path: Path, request: Request, connection: Connection) -> None:
+        if request.method not in (b"GET", b"HEAD") or path.verb == "infer":
+            connection.respond(405, error_body("metadata is read by GET, inference is POST"))
+            return
+        resident = self._find(path, request.headers.get(b"x-mf-version"))
+        if path.verb == "ready":
+            status = 200 if resident is not None else 404
+            body = _encode({"name": path.endpoint, "ready": resident is not None})
+            connection.respond(status, body)
+        elif resident is None:
+            connection.respond(404, error_body(f"there is no model {path.endpoint!r}"))
+        else:
+            connection.respond(200, _metadata(path.endpoint, resident))
+
+    def _about_server(self, request: Request, connection: Connection) -> None:
+        target = request.target.partition(b"?")[0].rstrip(b"/")
+        if request.method not in (b"GET", b"HEAD"):
+            connection.respond(404, error_body("there is nothing to do here"))
+        elif target == b"/v2":
+            body: dict[str, object] = {
+                "name": "modelfleet",
+                "version": __version__,
+                "extensions": [],
+            }
+            connection.respond(200, _encode(body))
+        elif target == b"/v2/health/live":
+            connection.respond(200, b'{"live":true}')
+        elif target == b"/v2/health/ready":
+            ready = self.ready and not self.draining
+            body_bytes = _encode({"live": True, "ready": ready})
+            connection.respond(200 if ready else 503, body_bytes)
+        else:
+            connection.respond(404, error_body("there is no such page"))
+
+    def _find(self, path: Path, header: Optional[bytes]) -> Optional[Resident]:
+        if header is None:
+            return self._residency.by_name(path.endpoint, path.version)
+        return self._residency.table.get(int(header)) if header.isdigit() else None
+
+    def _path(self, target: bytes) -> Optional[Path]:
+        if target in self._paths:
+            return self._paths[target]
+        path = parse_path(target)
+        if len(target) < 256:
+            if len(self._paths) > 4096:
+                self._paths.clear()
+            self._paths[target] = path
+        return path
+
+
+def parse_path(target: bytes) -> Optional[Path]:
+    """Read a request target below `/v2/models/`; None if it is no path of the protocol."""
+    parts = target.partition(b"?")[0].decode("latin-1").rstrip("/").split("/")[3:]
+    names = [unquote(part) for part in parts]
+    if not names or not all(names):
+        return None
+    endpoint, rest = names[0], names[1:]
+    version: Optional[str] = None
+    if len(rest) >= 2 and rest[0] == "versions":
+        version, rest = rest[1], rest[2:]
+    if rest not in ([], ["infer"], ["ready"]):
+        return None
+    return Path(endpoint, version, rest[0] if rest else "")
+
+
+def _metadata(endpoint: str, resident: Resident) -> bytes:
+    return _encode(
+        {
+            "name": endpoint,
+            "versions": [resident.version.version],
+            "platform": f"modelfleet_{resident.loaded.spec.runtime}",
+            "inputs": [_tensor(spec) for spec in resident.signature.inputs],
+            "outputs": [_tensor(spec) for spec in resident.signature.outputs],
+        }
+    )
+
+
+def _tensor(spec: TensorSpec) -> dict[str, object]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}

@@ -1,0 +1,323 @@
+"""The gateway with a real Envoy and workers that echo."""
+
+from __future__ import annotations
+
+import collections
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from gateway_support import STUB, Gateway, Load, wait_until
+
+from modelfleet.serving.gateway import (
+    EndpointRoutes,
+    GatewayConfig,
+    PoolAddress,
+    Shadow,
+    Target,
+    clusters,
+)
+from modelfleet.serving.gateway.files import GatewayRefused
+
+pytestmark = pytest.mark.e2e
+INFER = "/v2/models/m1/infer"
+
+
+def one(pool: str = "p", weight: int = 10_000, index: int = 17) -> Target:
+    return Target(index, "1.2.0", 3, pool, weight)
+
+
+def test_without_any_configuration_everything_is_unknown(gateway: Gateway) -> None:
+    gateway.start()
+    token, _ = gateway.token("*")
+    reply = gateway.ask(INFER, token)
+    assert (reply.status, reply.headers["content-type"]) == (404, "application/json")
+    assert set(reply.json) == {"error"}
+    assert gateway.ask("/v2/health/live", method="GET").json == {"live": True}
+    assert gateway.ask("/v2/health/ready", method="GET").json == {"live": True, "ready": True}
+    assert gateway.ask("/v2", method="GET").json["name"] == "modelfleet"
+
+
+def test_who_may_call_what(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    assert gateway.files.acknowledged() == 1
+
+    for token, status in (
+        (None, 401),
+        ("nonsense", 401),
+        (gateway.token("m1", seconds=-5)[0], 401),
+        (gateway.token("m10")[0], 403),
+        (gateway.token()[0], 403),
+        (gateway.token("m1")[0], 200),
+        (gateway.token("other", "m1")[0], 200),
+        (gateway.token("*")[0], 200),
+    ):
+        reply = gateway.ask(INFER, token)
+        assert reply.status == status, reply.raw
+        assert reply.headers["content-type"] == "application/json"
+        if status != 200:
+            assert list(reply.json) == ["error"]
+    token, _ = gateway.token("*")
+    for path in ("/v2/models/m2/infer", "/v2/models/m10", "/v2/models/m1/other", "/other", "/"):
+        assert gateway.ask(path, token).status == 404, path
+
+
+def test_the_worker_sees_the_caller_and_nothing_forged(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    token, _ = gateway.token("m1")
+    forged = {
+        "x-request-id": "mine",
+        "X-MF-Caller": "root",
+        "x-mf-version": "1",
+        "x_mf_version": "1",
+        "x-mf-shadow": "1",
+        "x-mf-gateway": "guess",
+        "x-envoy-upstream-rq-timeout-ms": "1",
+        "mf-deadline": "5",
+        "x-mf-timeout-ms": "1500",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    }
+    reply = gateway.ask(INFER, token, headers=forged)
+    seen = reply.seen
+    assert seen["x-mf-caller"] == "caller-1"
+    assert seen["x-mf-version"] == "17"
+    assert seen["x-mf-client-request-id"] == "mine"
+    assert seen["x-mf-timeout-ms"] == "1500"
+    assert seen["x-envoy-attempt-count"] == "1"
+    assert seen["traceparent"] == forged["traceparent"]
+    assert seen["x-request-id"] == reply.headers["x-request-id"] != "mine"
+    for gone in ("authorization", "x-mf-shadow", "x-mf-gateway", "x_mf_version", "mf-deadline"):
+        assert gone not in seen
+    assert gateway.ask(INFER, token).seen["x-mf-timeout-ms"] == "30000"
+
+
+def test_pins(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    targets = (one(), Target(18, "2.0.0-rc.1", 4, "p", 0))
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", targets),), (pool,)))
+    token, _ = gateway.token("m1")
+
+    def version(path: str, pin: str | None = None) -> str | None:
+        headers = {"x-model-version": pin} if pin else {}
+        method = "POST" if path.endswith("infer") else "GET"
+        reply = gateway.ask(path, token, method=method, headers=headers)
+        return reply.seen["x-mf-version"] if reply.status == 200 else None
+
+    for path in ("/v2/models/m1", "/v2/models/m1?a=/b", "/v2/models/m1/ready", INFER):
+        assert version(path) == "17"
+        assert version(path, "2.0.0-rc.1") == "18"
+        assert version(path, "3") == "17"
+        assert version(path, "2x0.0-rc.1") is None
+        assert version(path, "9") is None
+    for end in ("", "/infer", "/ready", "/ready?x=1"):
+        assert version(f"/v2/models/m1/versions/4{end}") == "18"
+        assert version(f"/v2/models/m1/versions/1.2.0{end}") == "17"
+        assert version(f"/v2/models/m1/versions/5{end}") is None
+    assert gateway.ask("/v2/models/m1/versions/4/infer", gateway.token("x")[0]).status == 403
+
+
+def test_weights_shadow_and_sticky(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p", 2)
+    targets = (one(weight=9_000), Target(18, "1.3.0", 4, "p", 1_000))
+    shadows = (Shadow(99, "p", 5_000),)
+    sticky = EndpointRoutes("s1", targets, sticky="x-user")
+    endpoints = (EndpointRoutes("m1", targets, shadows), sticky)
+    gateway.files.write(GatewayConfig(1, endpoints, (pool,)))
+    token, _ = gateway.token("*")
+    connection = gateway.connect()
+
+    live: collections.Counter[str] = collections.Counter()
+    ids = set()
+    for _ in range(1000):
+        reply = gateway.ask(INFER, token, connection=connection)
+        live[reply.seen["x-mf-version"]] += 1
+        ids.add(reply.headers["x-request-id"])
+    assert len(ids) == 1000
+    assert 60 <= live["18"] <= 140, live  # 4 standard errors around 100
+    assert live["17"] + live["18"] == 1000
+
+    def mirrored() -> list[dict[str, str]]:
+        both = gateway.requests_of("p-0") + gateway.requests_of("p-1")
+        seen: list[dict[str, str]] = [request["headers"] for request in both]  # type: ignore[misc]
+        return [headers for headers in seen if "x-mf-shadow" in headers]
+
+    wait_until(lambda: len(mirrored()) > 430, "the mirrored requests")
+    found = mirrored()
+    assert len(found) < 570  # 4 standard errors around 500
+    assert {(h["x-mf-version"], h["x-mf-shadow"]) for h in found} == {("99", "1")}
+    assert {h["x-request-id"] for h in found} <= ids
+
+    for user in range(40):
+        headers = {"x-user": f"u{user}"}
+        path = "/v2/models/s1/infer"
+        answers = {
+            gateway.ask(path, token, headers=headers, connection=connection).seen["x-mf-version"]
+            for _ in range(4)
+        }
+        assert len(answers) == 1
+
+
+def test_a_large_body_gets_a_clear_answer(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    token, _ = gateway.token("m1")
+    assert gateway.ask(INFER, token, body=bytes(1 << 20)).json["size"] == 1 << 20
+    big = bytes(50_000_000)
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{gateway.port}{INFER}", big, {"authorization": f"Bearer {token}"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=20)
+    with caught.value as error:
+        assert error.code == 413
+        assert error.headers["content-type"] == "application/json"
+        assert json.loads(error.read()) == {"error": "The request is larger than 1048576 bytes."}
+    connection = gateway.connect()
+    chunks = iter([b"x" * 600_000] * 2)
+    connection.request(
+        "POST", INFER, chunks, {"authorization": f"Bearer {token}"}, encode_chunked=True
+    )
+    assert connection.getresponse().status == 413
+    connection.close()
+    assert len(gateway.requests_of("p-0")) == 1
+
+
+def test_revocation_counts_on_an_open_connection(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    endpoints = (EndpointRoutes("m1", (one(),)),)
+    gateway.files.write(GatewayConfig(1, endpoints, (pool,)))
+    token, token_id = gateway.token("m1")
+    other, _ = gateway.token("m1")
+    connection = gateway.connect()
+    assert gateway.ask(INFER, token, connection=connection).status == 200
+    sock = connection.sock
+    gateway.files.write(GatewayConfig(2, endpoints, (pool,), ("0" * 32, token_id)))
+    get = "/v2/models/m1"
+    wait_until(
+        lambda: gateway.ask(get, token, method="GET", connection=connection).status == 403, "403"
+    )
+    assert connection.sock is sock
+    assert gateway.ask(INFER, other).status == 200
+
+
+def test_feedback_goes_to_the_control_plane(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    token, _ = gateway.token("m1")
+    path = "/v2/models/m1/feedback"
+    down = gateway.ask(path, token)
+    assert (down.status, list(down.json)) == (503, ["error"])
+    listening = str(gateway.control_plane_port)
+    stub = subprocess.Popen([sys.executable, STUB, listening, "api", gateway.log_of("api")])
+    gateway.processes.append(stub)
+    wait_until(lambda: gateway.ask(path, token).status == 200, "the control plane")
+    seen = gateway.ask(path, token).seen
+    assert seen["x-mf-caller"] == "caller-1"
+    assert seen["x-mf-gateway"] == gateway.files.secret()
+    assert gateway.ask(path, gateway.token("m2")[0]).status == 403
+
+
+def test_a_killed_worker_fails_no_request(gateway: Gateway) -> None:
+    gateway.start()
+    first, path0 = gateway.worker("p-0")
+    second, path1 = gateway.worker("p-1")
+    pool = PoolAddress("p", (path0, path1))
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    with Load(gateway) as load:
+        for name, victim in (("p-0", first), ("p-1", second)):
+            time.sleep(0.7)
+            victim.send_signal(signal.SIGKILL)
+            victim.wait()
+            time.sleep(0.5)
+            gateway.worker(name)
+            time.sleep(2.2)  # until the ejection is over
+    assert load.bad == []
+    assert load.good > 500
+
+
+def test_changes_under_load_fail_no_request(gateway: Gateway) -> None:
+    gateway.start()
+    pools = [gateway.pool("a", 2), gateway.pool("b", 2)]
+    first = GatewayConfig(1, (EndpointRoutes("m1", (one("a"),)),), (pools[0],))
+    gateway.files.write(first)
+    waits = []
+    with Load(gateway) as load:
+        for revision in range(2, 22):
+            turn = revision % 2
+            target = one("ab"[turn], index=100 + revision)
+            endpoints = (EndpointRoutes("m1", (target,)),)
+            started = time.monotonic()
+            gateway.files.write(GatewayConfig(revision, endpoints, (pools[turn],)))
+            waits.append(time.monotonic() - started)
+            assert gateway.files.acknowledged() == revision
+            time.sleep(0.05)
+    assert load.bad == []
+    assert len(load.versions) == 21
+    assert sorted(waits)[len(waits) // 2] < 1.0
+    found = gateway.files.statistics()
+    assert found is not None
+    assert found.rejected == 0
+    assert not gateway.files.tidy()  # the routes are younger than five seconds
+    wait_until(gateway.files.tidy, "the end of the old pool")
+    content = (gateway.layout.gateway / "cds.json").read_text()
+    assert clusters.name_of("b") in content
+    assert clusters.name_of("a") not in content
+    assert gateway.ask(INFER, gateway.token("m1")[0]).status == 200
+
+
+def test_what_envoy_refuses_is_taken_back(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    endpoints = (EndpointRoutes("m1", (one(),)),)
+    gateway.files.write(GatewayConfig(1, endpoints, (pool,)))
+    too_long = PoolAddress("q", ("/" + "x" * 200,))  # no Unix socket can have this name
+    with pytest.raises(GatewayRefused):
+        gateway.files.write(GatewayConfig(2, endpoints, (pool, too_long)))
+    found = gateway.files.statistics()
+    assert found is not None
+    assert found.rejected >= 1
+    assert "xxxx" not in (gateway.layout.gateway / "cds.json").read_text()
+    gateway.files.write(GatewayConfig(3, endpoints, (pool,)))
+    assert gateway.files.acknowledged() == 3
+    assert gateway.ask(INFER, gateway.token("m1")[0]).status == 200
+
+
+def test_a_restarted_gateway_serves_the_last_good_configuration(gateway: Gateway) -> None:
+    envoy = gateway.start()
+    pool = gateway.pool("p")
+    gateway.files.write(GatewayConfig(4, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    envoy.kill()
+    envoy.wait()
+    assert gateway.files.acknowledged() == 0
+    gateway.start()
+    wait_until(lambda: gateway.files.acknowledged() == 4, "revision 4")
+    assert gateway.ask(INFER, gateway.token("m1")[0]).status == 200
+
+
+def test_a_hanging_worker_is_passed_by(gateway: Gateway) -> None:
+    gateway.start()
+    hanging, path0 = gateway.worker("p-0")
+    _, path1 = gateway.worker("p-1")
+    routes = EndpointRoutes("m1", (one(),), timeout_ms=3000, per_try_timeout_ms=300)
+    alone = EndpointRoutes("alone", (one("q"),), timeout_ms=300)
+    pools = (PoolAddress("p", (path0, path1)), PoolAddress("q", (path0,)))
+    gateway.files.write(GatewayConfig(1, (routes, alone), pools))
+    hanging.send_signal(signal.SIGSTOP)
+    token, _ = gateway.token("*")
+    assert [gateway.ask(INFER, token).status for _ in range(8)] == [200] * 8
+    late = gateway.ask("/v2/models/alone/infer", token)
+    assert (late.status, list(late.json)) == (504, ["error"])

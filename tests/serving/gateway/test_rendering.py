@@ -1,0 +1,130 @@
+"""What is rendered, read without Envoy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from modelfleet.core.errors import InvalidInput
+from modelfleet.serving.gateway import (
+    EndpointRoutes,
+    GatewayConfig,
+    GatewayFiles,
+    PoolAddress,
+    Shadow,
+    Target,
+    envoy_binary,
+    routes,
+)
+from modelfleet.serving.gateway.clusters import pool_cluster
+
+
+def text_of(config: GatewayConfig) -> str:
+    return json.dumps(routes.render(config, "s3cret"), separators=(",", ":"))
+
+
+def endpoint(name: str, *weights: int, **more: object) -> EndpointRoutes:
+    targets = tuple(
+        Target(10 + n, f"1.{n}.0", n + 1, "pool", weight) for n, weight in enumerate(weights)
+    )
+    return EndpointRoutes(name, targets, **more)  # type: ignore[arg-type]
+
+
+def test_an_endpoint_without_weights_is_reachable_by_pin_only() -> None:
+    text = text_of(GatewayConfig(1, (endpoint("m", 0),)))
+    assert '"weighted_clusters"' not in text
+    assert '"x-mf-version","value":"10"' in text
+
+
+def test_keys_of_the_prefix_map_end_so_that_no_name_catches_a_longer_one() -> None:
+    found = routes.render(GatewayConfig(1, (endpoint("m1", 10_000),)), "s")
+    host = found["resources"][0]["virtual_hosts"][0]  # type: ignore[index]
+    keys = host["matcher"]["matcher_tree"]["prefix_match_map"]["map"]
+    assert {key[-1] for key in keys} == {"/", "?"}
+
+
+def test_dots_of_a_version_are_no_wildcards() -> None:
+    assert r"1\\.0\\.0|1" in text_of(GatewayConfig(1, (endpoint("m", 10_000),)))
+
+
+def test_only_inference_is_mirrored() -> None:
+    shadows = (Shadow(99, "pool", 2_500),)
+    text = text_of(GatewayConfig(1, (endpoint("m", 10_000, shadows=shadows),)))
+    assert text.count("request_mirror_policies") == 1
+    assert '"numerator":2500' in text
+
+
+def test_only_the_connection_itself_ejects_a_worker() -> None:
+    detection = pool_cluster(PoolAddress("p", ("/s",)))["outlier_detection"]
+    assert detection["enforcing_consecutive_5xx"] == 0  # type: ignore[index]
+    assert detection["enforcing_consecutive_gateway_failure"] == 0  # type: ignore[index]
+
+
+def test_feedback_is_never_sent_twice() -> None:
+    found = routes.render(GatewayConfig(1, (endpoint("m", 10_000),)), "s3cret")
+    routes_text = json.dumps(found).split('"match"')
+    feedback = [part for part in routes_text if "/feedback" in part]
+    assert feedback
+    assert all('"retry_policy": {"num_retries": 0}' in part for part in feedback)
+    assert all("retry_on" not in part and "s3cret" in part for part in feedback)
+
+
+def test_an_endpoint_with_a_try_timeout_has_a_whole_policy_of_its_own() -> None:
+    plain = text_of(GatewayConfig(1, (endpoint("m", 10_000),)))
+    own = text_of(GatewayConfig(1, (endpoint("m", 10_000, per_try_timeout_ms=250),)))
+    assert plain.count("previous_hosts") == 2  # name and type, once for the virtual host
+    assert own.count('"per_try_timeout":"0.250s"') * 2 + 2 == own.count("previous_hosts")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: endpoint("a/b", 1),
+        lambda: endpoint("", 1),
+        lambda: endpoint("m", 10_001),
+        lambda: endpoint("m", -1),
+        lambda: endpoint("m", 1, sticky="X Y"),
+        lambda: EndpointRoutes("m", (Target(1, "1.0.0", 1, "p", 1), Target(1, "1.0.1", 2, "p", 1))),
+        lambda: GatewayConfig(1, (endpoint("m", 1), endpoint("m", 1))),
+        lambda: GatewayConfig(1, (), (PoolAddress("p", ()), PoolAddress("p", ()))),
+    ],
+)
+def test_what_can_not_be_right_is_refused(build: object) -> None:
+    with pytest.raises(InvalidInput):
+        build()  # type: ignore[operator]
+
+
+def test_envoy_accepts_the_bootstrap(tmp_path: Path) -> None:
+    from modelfleet.core.keys import SigningKey
+    from modelfleet.core.layout import Layout
+
+    layout = Layout(tmp_path)
+    SigningKey(layout)
+    files = GatewayFiles(layout)
+    files.bootstrap(
+        host="127.0.0.1",
+        port=1,
+        control_plane=("127.0.0.1", 2),
+        jwks=layout.jwks.read_text("utf-8"),
+    )
+    validated = subprocess.run(
+        [envoy_binary(), "--mode", "validate", "-c", layout.gateway / "bootstrap.json"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert validated.returncode == 0, validated.stderr
+    assert (layout.gateway / "rds.json").stat().st_mode & 0o077 == 0
+
+
+def test_bootstrap_keeps_the_last_good_routes(tmp_path: Path) -> None:
+    from modelfleet.core.layout import Layout
+
+    files = GatewayFiles(Layout(tmp_path))
+    files.write(GatewayConfig(7, (endpoint("m", 10_000),)))
+    files.bootstrap(host="127.0.0.1", port=1, control_plane=("127.0.0.1", 2), jwks='{"keys":[]}')
+    assert '"version_info":"7"' in (tmp_path / "run/gateway/rds.json").read_text()
+    assert files.acknowledged() == 0

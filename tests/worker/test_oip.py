@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modelfleet_worker.oip import AnswerEncoder, BadRequest, RequestDecoder
+from modelfleet_worker.wire.signature import DTYPES, Signature, TensorSpec, infer
+
+MATRIX = Signature((TensorSpec("x", "FP64", (-1, 3)),), (TensorSpec("y", "FP64", (-1,)),))
+COLUMNS = Signature(
+    (
+        TensorSpec("hour", "INT32", (-1,)),
+        TensorSpec("carrier", "BYTES", (-1,)),
+        TensorSpec("late", "BOOL", (-1,)),
+    ),
+    (TensorSpec("y", "FP64", (-1,)), TensorSpec("z", "BYTES", (-1, 2))),
+)
+
+
+def body(*tensors: dict[str, Any], **more: Any) -> bytes:
+    return json.dumps({"inputs": tensors, **more}).encode()
+
+
+def tensor(name: str, datatype: str, shape: list[int], data: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+
+
+@pytest.mark.parametrize("data", [[[1, 2, 3], [4.5, 5, 6]], [1, 2, 3, 4.5, 5, 6]])
+def test_nested_and_flat_data_are_the_same(data: Any) -> None:
+    decoded = RequestDecoder(MATRIX).decode(body(tensor("x", "FP64", [2, 3], data), id="mine"))
+    assert decoded.inputs[0].tolist() == [[1, 2, 3], [4.5, 5, 6]]
+    assert decoded.inputs[0].dtype == np.float64
+    assert (decoded.rows, decoded.id, decoded.outputs) == (2, "mine", None)
+
+
+def test_flat_clients_are_served_for_ever() -> None:
+    decoder = RequestDecoder(MATRIX)
+    for _ in range(300):
+        assert decoder.decode(body(tensor("x", "FP64", [1, 3], [1, 2, 3]))).rows == 1
+    assert decoder.decode(body(tensor("x", "FP64", [1, 3], [[1, 2, 3]]))).rows == 1
+
+
+@pytest.mark.parametrize("datatype", list(DTYPES))
+def test_all_datatypes(datatype: str) -> None:
+    signature = Signature(
+        (TensorSpec("x", datatype, (-1,)),), (TensorSpec("y", datatype, (-1, 2)),)
+    )
+    values = {"BYTES": ["a", "ü"], "BOOL": [True, False]}.get(datatype, [1, 2])
+    decoded = RequestDecoder(signature).decode(body(tensor("x", datatype, [2], values)))
+    assert decoded.inputs[0].tolist() == values
+    assert decoded.inputs[0].dtype == DTYPES[datatype]
+    answer = np.array([values, values], dtype=DTYPES[datatype])
+    written = json.loads(AnswerEncoder(signature, "1.2.0").encode("m", "id", [answer], None))
+    assert written["outputs"] == [
+        {"name": "y", "datatype": datatype, "shape": [2, 2], "data": values * 2}
+    ]
+
+
+def test_columns_of_mixed_kinds_and_as_n_by_1() -> None:
+    decoded = RequestDecoder(COLUMNS).decode(
+        body(
+            tensor("late", "BOOL", [2], [True, False]),
+            tensor("hour", "INT32", [2, 1], [[5], [6]]),
+            tensor("carrier", "BYTES", [2, 1], ["AA", "B6"]),
+            outputs=[{"name": "z"}],
+        )
+    )
+    assert [array.tolist() for array in decoded.inputs] == [[5, 6], ["AA", "B6"], [True, False]]
+    assert decoded.outputs == [1]
+
+
+X = tensor("x", "FP64", [1, 3], [[1, 2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"[1]", "not an inference request"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "not an inference request"),
+        (b'{"inputs":[{"name":"x","data":' + b"[" * 100_000, "not valid JSON"),
+        (b"{}", "missing required field `inputs`"),
+        (body(), "missing tensor 'x'"),
+        (body(tensor("y", "FP64", [1, 3], [[1, 2, 3]])), "unknown tensor 'y': .* 'x'"),
+        (body(X, X), "'x' is given twice"),
+        (body(tensor("x", "FP32", [1, 3], [[1, 2, 3]])), "'x' has the datatype 'FP32'.*'FP64'"),
+        (body(tensor("x", "FP64", [1, 2], [[1, 2]])), r"'x' has the shape \[1, 2\].*\[-1, 3\]"),
+        (body(tensor("x", "FP64", [3], [1, 2, 3])), r"'x' has the shape \[3\]"),
+        (body(tensor("x", "FP64", [], [])), r"'x' has the shape \[\]"),
+        (body(tensor("x", "FP64", [0, 3], [])), "at least one row"),
+        (body(tensor("x", "FP64", [-1, 3], [[1, 2, 3]])), r"'x' has the shape \[-1, 3\]"),
+        (body(tensor("x", "FP64", [2, 3], [[1, 2, 3]])), r"nested as \[1, 3\], its shape says"),
+        (body(tensor("x", "FP64", [1, 3], [1, 2])), "'x': too few elements: 2 .* needs 3"),
+        (body(tensor("x", "FP64", [1, 3], [1, 2, 3, 4])), "'x': too many elements"),
+        (body(tensor("x", "FP64", [2, 3], [[1, 2, 3], [4]])), "'x': its rows are not equally"),
+        (body(tensor("x", "FP64", [1, 3], [["a", 2, 3]])), "'x': Expected `float.*`, got `str`"),
+        (body(tensor("x", "FP64", [1, 3], [[True, 2, 3]])), "'x': Expected `float`, got `bool`"),
+        (body(tensor("x", "FP64", [1, 3], 5)), "'x': data must be a flat array, or nested"),
+        (body(tensor("x", "FP64", [1, 3], [[[1, 2, 3]]])), "nested as deep as its shape"),
+        (body({"name": "x", "shape": [1, 3], "datatype": "FP64"}), "'x': data must be .* none"),
+        (body(X, outputs=[{"name": "q"}]), "unknown output 'q': the outputs are 'y'"),
+        (body(X, id=5), r"Expected `str \| null`, got `int` - at `\$.id`"),
+    ],
+)
+def test_what_is_wrong_is_named(content: bytes, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        RequestDecoder(MATRIX).decode(content)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "message"),
+    [
+        ("UINT8", 256, "<= 255"),
+        ("INT8", -129, ">= -128"),
+        ("UINT64", -1, ">= 0"),
+        ("UINT64", 2**64, ""),
+        ("INT64", 2**63, ""),
+        ("INT32", 1.5, "got `float`"),
+        ("INT32", None, "got `null`"),
+        ("BOOL", 1, "got `int`"),
+        ("BYTES", 5, "got `int`"),
+    ],
+)
+def test_values_outside_of_the_datatype(datatype: str, value: Any, message: str) -> None:
+    signature = infer({"x": np.zeros(1, dtype=DTYPES[datatype])}, {"y": np.zeros(1)})
+    with pytest.raises(BadRequest, match=f"tensor 'x': .*{message}"):
+        RequestDecoder(signature).decode(body(tensor("x", datatype, [1], [value])))
+
+
+def test_rows_must_agree() -> None:
+    with pytest.raises(BadRequest, match="'carrier' has 1 rows, tensor 'hour' has 2"):
+        RequestDecoder(COLUMNS).decode(
+            body(
+                tensor("hour", "INT32", [2], [1, 2]),
+                tensor("carrier", "BYTES", [1], ["AA"]),
+                tensor("late", "BOOL", [2], [True, False]),
+            )
+        )
+
+
+@pytest.mark.parametrize("gap", ["null", "NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("form", ["[[1, %s, 3]]", "[1, %s, 3]"])
+def test_gaps_are_values_or_refused(gap: str, form: str) -> None:
+    content = body(tensor("x", "FP64", [1, 3], "here")).replace(b'"here"', (form % gap).encode())
+    decoder = RequestDecoder(MATRIX)
+    value = decoder.decode(content).inputs[0][0, 1]
+    assert np.isnan(value) if gap in ("null", "NaN") else np.isinf(value)
+    with pytest.raises(BadRequest, match="tensor 'x' holds null, NaN or infinity"):
+        decoder.decode(content, refuse_nan=True)
+
+
+def test_null_strings() -> None:
+    signature = infer({"s": np.array(["a"], dtype=object)}, {"y": np.zeros(1)})
+    content = body(tensor("s", "BYTES", [2], ["a", None]))
+    assert RequestDecoder(signature).decode(content).inputs[0].tolist() == ["a", None]
+    with pytest.raises(BadRequest, match="holds null"):
+        RequestDecoder(signature).decode(content, refuse_nan=True)
+
+
+def test_answers_carry_selection_and_null_for_nan() -> None:
+    outputs = [np.array([1.5, np.nan, np.inf]), np.array([[b"a", "b"]], dtype=object)]
+    encoder = AnswerEncoder(COLUMNS, "2.0.0")
+    written = json.loads(encoder.encode('na"me', "id-1", outputs, None))
+    assert (written["model_name"], written["model_version"]) == ('na"me', "2.0.0")
+    assert written["id"] == "id-1"
+    assert written["outputs"][0]["data"] == [1.5, None, None]
+    assert written["outputs"][1]["data"] == ["a", "b"]
+    only = json.loads(encoder.encode("m", "id", outputs, [1]))
+    assert [output["name"] for output in only["outputs"]] == ["z"]
