@@ -107,7 +107,7 @@ def _root() -> Path:
 def _read_flights(root: Path) -> pl.DataFrame:
     with zipfile.ZipFile(root / "flights.csv.zip") as archive:
         content = archive.read("flights.csv")
-    texts = {name: pl.String for name in ("carrier", "tailnum", "origin", "dest", "time_hour")}
+    texts = dict.fromkeys(("carrier", "tailnum", "origin", "dest", "time_hour"), pl.String)
     return pl.read_csv(content, null_values=_NULLS, schema_overrides=texts)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import lightgbm
 import numpy as np
 import xgboost
-from flights.data import Flights
 from numpy.typing import NDArray
 from sklearn.ensemble import (
     ExtraTreesClassifier,
@@ -24,6 +23,8 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from flights.data import Flights
 
 FIRST_HALF = 181
 """Last day of the training data. Its last month is kept for measuring."""
@@ -240,8 +241,9 @@ def fit_connection(origin: str, rows: Flights, uses: tuple[str, ...]) -> Any:
 def retuned(first: Trained, flights: Flights, features: tuple[str, ...]) -> Trained:
     """The same family with more trees and a lower learning rate, on all of the first half."""
     past = _own(first, flights)
-    chosen = "lightgbm", lambda: _lightgbm(
-        lightgbm.LGBMClassifier, n_estimators=90, learning_rate=0.07
+    chosen = (
+        "lightgbm",
+        lambda: _lightgbm(lightgbm.LGBMClassifier, n_estimators=90, learning_rate=0.07),
     )
     return fit(first.name, first.question, chosen, past, features, first.criticality)
 

@@ -38,6 +38,7 @@ from modelfleet.serving.gateway import (
     PoolAddress,
     Target,
 )
+from modelfleet_worker.wire.control import ControlBlock
 
 HOST = Path(__file__).with_name("gateway_host.py")
 MODEL = """
@@ -83,6 +84,25 @@ class Fleet(Home):
             assert files.acknowledged() == 1
         finally:
             os.seteuid(os.getuid())
+
+    def kill_between_requests(self, number: int) -> int:
+        """Kill a worker while its model rests; the gateway's requests may be anywhere else.
+
+        What a worker was computing when it died is refused by its peers, who can't know whether
+        it was the reason (`modelfleet_worker.peers`).
+        """
+        victim = self.pids()[number]
+        assert victim is not None
+        with ControlBlock.open(self.layout.control_block("p", number)) as block:
+            while True:
+                os.kill(victim, signal.SIGSTOP)
+                time.sleep(0.002)
+                if not block.slots():
+                    break
+                os.kill(victim, signal.SIGCONT)
+                time.sleep(0.01)
+        os.kill(victim, signal.SIGKILL)
+        return victim
 
     def token(self) -> str:
         return SigningKey(self.layout).issue("c", "c", models=("m",), seconds=600)[0]
@@ -187,9 +207,7 @@ def test_nothing_that_dies_fails_a_request(fleet: Fleet) -> None:
     with Load(fleet) as load:
         gateway = fleet.process("gateway")
         for number in (1, 0):
-            victim = fleet.pids()[number]
-            assert victim is not None
-            os.kill(victim, signal.SIGKILL)
+            victim = fleet.kill_between_requests(number)
             wait_until(lambda v=victim: fleet.ready(2) and v not in fleet.pids(), "it")  # type: ignore[misc]
             time.sleep(2.5)  # until its ejection is over
         restart(fleet.layout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from msgspec import structs
 
 
 def wait_until(moment: float) -> None:
@@ -133,3 +134,21 @@ def test_pairs_of_regressions_disagree_by_tolerance(home):
         collector.collect()
         assert home.evidence().pair_ticks(1, 2)[-1].disagreements == expected
     collector.close()
+
+
+def test_another_tick_length_begins_anew(home):
+    home.add_version(1)
+    home.watch(versions=[1])
+    first = home.collector()
+    first.collect()
+    first.close()
+    home.settings = structs.replace(home.settings, tick_seconds=0.5)
+    at = time.time()
+    home.write(home.record(1, at=at))
+    second = home.collector()
+    wait_until(at + 0.5 + 0.5 + 0.35)
+    second.collect()
+    (tick,) = home.evidence().ticks(1)
+    assert not tick.is_late
+    assert tick.start_us <= at * 1e6 < tick.start_us + 500_000
+    second.close()

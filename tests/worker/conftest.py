@@ -95,6 +95,10 @@ class Bundles:
 
 
 def _by_value(predict: Callable[[Any], Any]) -> bytes:
+    """Code and all: the worker can't import the tests."""
+    for name in (predict.__module__, __name__):
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+
     class Model:
         def predict(self, inputs: Any) -> Any:
             return predict(inputs)
@@ -224,7 +228,9 @@ class Fleet:
         command += ["--segment-mb", "1", *more]
         environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
         with open(self.home / f"{replica}.log", "ab") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, env=environment, cwd=self.home
+            )
         self.processes[replica] = process
         if wait:
             assert process.stdout is not None

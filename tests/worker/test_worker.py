@@ -196,7 +196,7 @@ def test_hand_off_loses_no_request(fleet: Any, bundles: Any, request_of: Any) ->
     try:
         for index in range(18, 24):
             fleet.add(index, bundles.linear_onnx(f"m{index}") if index % 2 else slow)
-            fleet.acknowledged(fleet.write())
+            assert fleet.acknowledged(fleet.write()).failed == ()
             current[0] = str(index)
             del fleet.versions[index - 1]
             fleet.acknowledged(fleet.write())

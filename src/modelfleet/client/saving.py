@@ -179,9 +179,22 @@ def _artifact(model: Any, kind: str, work: Path) -> tuple[str, bytes]:
         booster = model.get_booster() if hasattr(model, "get_booster") else model
         booster.save_model(work / "model.ubj")
         return "model.ubj", (work / "model.ubj").read_bytes()
+    return "model.pkl", _pickled(model)
+
+
+def _pickled(model: object) -> bytes:
+    """The object and, unless it comes from an installed package, the code of its class."""
     import cloudpickle
 
-    return "model.pkl", cloudpickle.dumps(model)
+    module = sys.modules[type(model).__module__]
+    own = module.__name__.split(".")[0] not in importlib.metadata.packages_distributions()
+    if not own or module.__name__ == "__main__":
+        return bytes(cloudpickle.dumps(model))
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(cloudpickle.dumps(model))
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 def requirements_of(model: object) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class Collector:
             self._versions,
             window_us=int(settings.window_seconds * 1_000_000),
             tick_ns=max(1, round(settings.tick_seconds * 1e9)),
-            closed_tick=read_meta(self._connection, "closed") // 2,
+            closed_tick=_closed_tick(self._connection, round(settings.tick_seconds * 1e9)),
         )
         self._buffer = PredictionBuffer()
         self._attempts = Attempts(self._buffer)
@@ -289,3 +289,13 @@ class Collector:
         with suppress(sqlite3.OperationalError):  # a reader may hold the log open
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
+
+
+def _closed_tick(connection: sqlite3.Connection, tick_ns: int) -> int:
+    """The last closed tick. Ticks of another length have other numbers: they are dropped."""
+    if read_meta(connection, "tick_ns", tick_ns) != tick_ns:
+        with transaction(connection):
+            connection.execute("DELETE FROM tick")
+            connection.execute("DELETE FROM pair_tick")
+            write_meta(connection, "closed", 0)
+    return read_meta(connection, "closed") // 2
