@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,9 @@ def progress(title: str, total: float) -> Iterator[Callable[[float], None]]:
         yield at
 
 
-def settings_text(seconds: float) -> str:
+def settings_text() -> str:
     """Windows and ticks, shrunk as the half year is: about 0.8 s stand for a day."""
-    per_day = seconds / (365 - models.FIRST_HALF)
-    return f"""# Written by the flights demo.
+    return """# Written by the flights demo.
 [serving]
 segment_mb = 16
 memory_mb = 1500
@@ -72,20 +72,16 @@ rotate_seconds = 10
 
 [monitoring]
 drift_window_seconds = 25
-
-[display]
-replay_seconds_per_day = {per_day:.4f}
-replay_from = "2013-07-01"
 """
 
 
 @contextmanager
-def platform(home: Path, seconds: float) -> Iterator[Client]:
+def platform(home: Path) -> Iterator[Client]:
     """A running modelfleet with an empty home; stopped at the end, whatever happens."""
     _stop_earlier(home)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    (home / "settings.toml").write_text(settings_text(seconds))
+    (home / "settings.toml").write_text(settings_text())
     command = [sys.executable, "-m", "modelfleet.cli.main"]
     with (home / "up.log").open("wb") as log:
         up = subprocess.Popen(
@@ -210,6 +206,16 @@ def start_rollouts(client: Client, second: dict[str, str]) -> dict[str, Rollout]
     }
 
 
+def note_replay(arguments: Arguments) -> None:
+    """Tell the pages which second stands for which day."""
+    note = {
+        "start": datetime.now(UTC).isoformat(),
+        "from": "2013-07-01",
+        "seconds_per_day": arguments.seconds / (365 - models.FIRST_HALF),
+    }
+    (arguments.home / "run" / "replay.json").write_text(json.dumps(note))
+
+
 def replay(
     client: Client, arguments: Arguments, second: dict[str, str]
 ) -> tuple[dict[str, object], dict[str, Rollout]]:
@@ -234,6 +240,7 @@ def replay(
     rollouts: dict[str, Rollout] = {}
     process.stdin.write("go\n")
     process.stdin.flush()
+    note_replay(arguments)
     with progress("Replaying July to December", told["requests"]) as at:
         for line in process.stdout:
             told = json.loads(line)
@@ -268,7 +275,7 @@ def summary(result: dict[str, object], rollouts: dict[str, Rollout], fleet: int)
 def run(arguments: Arguments) -> int:
     began = time.monotonic()
     flights = load()
-    with platform(arguments.home, arguments.seconds) as client:
+    with platform(arguments.home) as client:
         work = arguments.home / "work"
         work.mkdir()
         fleet = build_fleet(client, flights, work)

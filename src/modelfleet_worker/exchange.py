@@ -56,6 +56,7 @@ class Exchange:
         "_headers",
         "_id",
         "_prediction",
+        "_prediction_id",
         "_request_id",
         "_resident",
         "_slot",
@@ -79,6 +80,7 @@ class Exchange:
         self._started_ns = time.perf_counter_ns()
         self._time_ns = time.time_ns()
         self._prediction = uuid7_at(self._time_ns)
+        self._prediction_id = format_id(self._prediction)
         self._request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         self._attempt = _integer(headers.get(b"x-envoy-attempt-count"), 1)
         self._resident: Optional[Resident] = None
@@ -101,7 +103,10 @@ class Exchange:
                 self._books.control, self._books.pool, self._request_id
             ):
                 raise Refusal(500, "this request stopped the worker that ran it before")
-            decoded = resident.decoder.decode(self._inflated(body), resident.version.refuse_nan)
+            encoding = self._headers.get(b"content-encoding")
+            if encoding is not None:
+                body = self._inflated(body, encoding)
+            decoded = resident.decoder.decode(body, resident.version.refuse_nan)
             self._id = decoded.id or ""
             self._chosen = decoded.outputs
             self.inputs = decoded.inputs
@@ -116,6 +121,8 @@ class Exchange:
             self.fail(error.status, str(error))
         except Overloaded as error:
             self.fail(429, str(error))
+        except Exception as error:  # noqa: BLE001  # no request may stay without its answer
+            self._raised(error)
 
     def fail(self, status: int, reason: str) -> None:
         """Answer with an error."""
@@ -135,7 +142,7 @@ class Exchange:
         if isinstance(outcome, DeadlinePassed):
             self.fail(504, "the model did not answer before the deadline")
         elif isinstance(outcome, BaseException):
-            self._model_raised(outcome)
+            self._raised(outcome)
         else:
             self._succeed(outcome)
 
@@ -161,9 +168,8 @@ class Exchange:
                 raise Refusal(504, "the deadline had passed before the request arrived")
             self.deadline = time.monotonic() + milliseconds / 1e3
 
-    def _inflated(self, body: bytes) -> bytes:
-        encoding = self._headers.get(b"content-encoding")
-        if encoding is None or encoding == b"identity":
+    def _inflated(self, body: bytes, encoding: bytes) -> bytes:
+        if encoding == b"identity":
             return body
         wbits = _ENCODINGS.get(encoding.lower())
         if wbits is None:
@@ -174,20 +180,20 @@ class Exchange:
         resident = self._resident
         assert resident is not None
         try:
-            name = self._id or format_id(self._prediction)
-            body = resident.encoder.encode(self._endpoint, name, outputs, self._chosen)
+            answer_id = self._id or self._prediction_id
+            body = resident.encoder.encode(self._endpoint, answer_id, outputs, self._chosen)
             raw_inputs = [pack(array) for array in self.inputs]
             raw_outputs = [pack(array) for array in outputs]
         except Exception as error:  # noqa: BLE001  # outputs may hold any object
-            self._model_raised(error)
+            self._raised(error)
             return
         self._close(200, body, raw_inputs, raw_outputs, "", b"")
 
-    def _model_raised(self, error: BaseException) -> None:
+    def _raised(self, error: BaseException) -> None:
         resident = self._resident
         if resident is not None and resident.throttle.allows():
             log.failure(
-                "the model raised",
+                "a prediction failed",
                 error,
                 model=resident.version.model,
                 version=resident.version.version,
@@ -233,7 +239,7 @@ class Exchange:
                 )
             )
         )
-        headers = b"x-mf-prediction-id: " + format_id(self._prediction).encode()
+        headers = b"x-mf-prediction-id: " + self._prediction_id.encode()
         if self._resident is not None:
             headers += self._resident.version_header
         if self._request_id:

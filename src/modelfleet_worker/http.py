@@ -79,13 +79,11 @@ class Connection(asyncio.Protocol):
         self._current: Optional[Request] = None
         self._pumping = False
         self._writable = True
+        self._paused = False
         self._deaf = False
         self._begun_at = 0.0
         self._in_head = True
         self._fed = 0  # bytes read since the last whole request, an upper limit of the head
-        self._start()
-
-    def _start(self) -> None:
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
@@ -126,13 +124,17 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._begun_at = time.monotonic()
-        self._start()
+        self._target = b""
+        self._headers = {}
+        self._body = []
+        self._body_size = 0
 
     def on_url(self, url: bytes) -> None:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        if self._in_head:  # a trailer must not pass for a header
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -174,7 +176,8 @@ class Connection(asyncio.Protocol):
         )
         self._fed = 0
         self._waiting.append(request)
-        if len(self._waiting) > MAX_WAITING and self._transport is not None:
+        if len(self._waiting) > MAX_WAITING and not self._paused and self._transport is not None:
+            self._paused = True
             self._transport.pause_reading()
         self._pump()
 
@@ -231,7 +234,8 @@ class Connection(asyncio.Protocol):
                 self._handle(self._current)
         finally:
             self._pumping = False
-        if self._transport is not None and not self._waiting and not self._deaf:
+        if self._paused and not self._waiting and self._transport is not None:
+            self._paused = False
             self._transport.resume_reading()
 
     def _handle(self, request: Request) -> None:

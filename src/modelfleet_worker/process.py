@@ -76,7 +76,15 @@ class Worker:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until SIGTERM, then drain."""
+        """Serve until SIGTERM, then drain. What goes wrong is told in the control block, too."""
+        try:
+            await self._run()
+        except BaseException as error:
+            self._control.set_error(log.describe(error))
+            self._control.set_state(State.FAILED)
+            raise
+
+    async def _run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         _limit_memory(self._desired)

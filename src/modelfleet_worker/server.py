@@ -41,13 +41,13 @@ class ModelServer:
         self.connections: set[Connection] = set()
         self._residency = residency
         self._books = books
-        self._paths: dict[bytes, Optional[Path]] = {}
+        self._paths: dict[bytes, Path] = {}
 
     def handle(self, request: Request, connection: Connection) -> None:
         """Answer, now or when the model has."""
         target = request.target
         if target.startswith(_MODELS):
-            path = self._path(target)
+            path = self._paths.get(target) or self._path(target)
             if path is not None and path.verb == "infer" and request.method == b"POST":
                 self._infer(path, request, connection)
                 return
@@ -70,12 +70,12 @@ class ModelServer:
 
     def _infer(self, path: Path, request: Request, connection: Connection) -> None:
         header = request.headers.get(b"x-mf-version")
-        index = int(header) if header is not None and header.isdigit() else 0
+        index = version_index(header)
         exchange = Exchange(self._books, request, connection, path.endpoint, index)
         if request.refusal is not None:
             exchange.fail(*request.refusal)
             return
-        resident = self._find(path, header)
+        resident = self._find(path, header, index)
         if resident is not None:
             exchange.run(resident, request.body)
         elif header is not None:
@@ -84,10 +84,11 @@ class ModelServer:
             exchange.fail(404, f"there is no model {path.endpoint!r}")
 
     def _describe(self, path: Path, request: Request, connection: Connection) -> None:
-        if request.method not in (b"GET", b"HEAD") or path.verb == "infer":
+        if request.method != b"GET" or path.verb == "infer":
             connection.respond(405, error_body("metadata is read by GET, inference is POST"))
             return
-        resident = self._find(path, request.headers.get(b"x-mf-version"))
+        header = request.headers.get(b"x-mf-version")
+        resident = self._find(path, header, version_index(header))
         if path.verb == "ready":
             status = 200 if resident is not None else 404
             body = _encode({"name": path.endpoint, "ready": resident is not None})
@@ -99,7 +100,7 @@ class ModelServer:
 
     def _about_server(self, request: Request, connection: Connection) -> None:
         target = request.target.partition(b"?")[0].rstrip(b"/")
-        if request.method not in (b"GET", b"HEAD"):
+        if request.method != b"GET":
             connection.respond(404, error_body("there is nothing to do here"))
         elif target == b"/v2":
             body: dict[str, object] = {
@@ -117,20 +118,25 @@ class ModelServer:
         else:
             connection.respond(404, error_body("there is no such page"))
 
-    def _find(self, path: Path, header: Optional[bytes]) -> Optional[Resident]:
+    def _find(self, path: Path, header: Optional[bytes], index: int) -> Optional[Resident]:
         if header is None:
             return self._residency.by_name(path.endpoint, path.version)
-        return self._residency.table.get(int(header)) if header.isdigit() else None
+        return self._residency.table.get(index)
 
     def _path(self, target: bytes) -> Optional[Path]:
-        if target in self._paths:
-            return self._paths[target]
         path = parse_path(target)
-        if len(target) < 256:
+        if path is not None and len(target) < 256:
             if len(self._paths) > 4096:
                 self._paths.clear()
             self._paths[target] = path
         return path
+
+
+def version_index(header: Optional[bytes]) -> int:
+    """The index in `x-mf-version`; 0, which no version has, if there is none."""
+    if header is None or not header.isdigit() or len(header) > 10:
+        return 0
+    return int(header)
 
 
 def parse_path(target: bytes) -> Optional[Path]:

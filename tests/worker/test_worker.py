@@ -367,6 +367,26 @@ def test_a_busy_model_answers_in_batches(fleet: Any, bundles: Any, request_of: A
     assert time.monotonic() - begun < 1.5  # one by one it takes two seconds
 
 
+def test_what_cannot_be_in_time_is_shed(fleet: Any, bundles: Any, request_of: Any) -> None:
+    fleet.add(17, bundles.python("slow", silly(9.0, lambda: time.sleep(1.0))))
+    fleet.write()
+    fleet.start()
+    busy = fleet.client()
+    busy.request("POST", "/v2/models/slow/infer", request_of([[9.0, 0, 0, 0]]))
+    fleet.until(lambda: fleet.snapshot().running == 1)
+    for _ in range(2):  # teaches the lane nothing yet: the run has not ended
+        fleet.infer("slow", request_of([ROW]), x_mf_timeout_ms="600")
+    assert busy.getresponse().status == 200
+    busy.close()
+    busy = fleet.client()
+    busy.request("POST", "/v2/models/slow/infer", request_of([[9.0, 0, 0, 0]]))
+    fleet.until(lambda: fleet.snapshot().running == 1)
+    shed = fleet.infer("slow", request_of([ROW]), x_mf_timeout_ms="1")
+    assert (shed.status, shed.headers["retry-after"]) == (429, "1")
+    assert "before the deadline" in shed.error
+    busy.close()
+
+
 def test_the_log_goes_on_without_a_reader(
     fleet: Any, bundles: Any, request_of: Any, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelfleet.api.base import Caller, FleetDep, permits
-from modelfleet.core.authorization import Action, Resource, authorize
+from modelfleet.core.authorization import Action, Resource, authorize_somewhere
 from modelfleet.gates import GateRun, list_runs
 from modelfleet.lineage import Edge, Node
 from modelfleet.registry import Entry, Model, NewVersion, Run, Variant, Version
@@ -178,14 +178,14 @@ def get_run(fleet: FleetDep, caller: Caller, run_id: str) -> Run:
 
 @router.head("/blobs/{sha256}", **permits(Action.REGISTER))
 def has_blob(fleet: FleetDep, caller: Caller, sha256: str) -> Response:
-    authorize(caller, Action.REGISTER, Resource("blob", sha256, _any_team(caller)))
+    authorize_somewhere(caller, Action.REGISTER, Resource("blob", sha256))
     return Response(status_code=200 if fleet.blobs.has(sha256) else 404)
 
 
 @router.put("/blobs/{sha256}", status_code=201, **permits(Action.REGISTER))
 async def put_blob(fleet: FleetDep, caller: Caller, sha256: str, request: Request) -> Blob:
     """The body is the content; it is refused if its digest is another one."""
-    authorize(caller, Action.REGISTER, Resource("blob", sha256, _any_team(caller)))
+    authorize_somewhere(caller, Action.REGISTER, Resource("blob", sha256))
     stream = request.stream()
 
     def store() -> Blob:
@@ -203,8 +203,3 @@ def _chunks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
 
     while (chunk := anyio.from_thread.run(following)) is not None:
         yield chunk
-
-
-def _any_team(caller: Caller) -> str:
-    """Blobs belong to no team: whoever may register for one may upload."""
-    return caller.grants[0].team if caller.grants else "*"

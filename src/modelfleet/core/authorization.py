@@ -6,7 +6,7 @@ only add; what no grant allows is denied.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from modelfleet.core.errors import NotAllowed
@@ -79,6 +79,11 @@ class Principal:
             for grant in self.grants
         )
 
+    def teams(self, action: Action) -> frozenset[str] | None:
+        """The teams for which this principal may do `action`; None is all of them."""
+        found = {grant.team for grant in self.grants if action in ROLE_ACTIONS[grant.role]}
+        return None if "*" in found else frozenset(found)
+
 
 @dataclass(frozen=True)
 class Resource:
@@ -108,6 +113,13 @@ def decide(principal: Principal, action: Action, resource: Resource) -> Decision
             return Decision(True, f"{grant.role} of {grant.team}")
     scope = "all teams" if resource.team == "*" else f"team {resource.team}"
     return Decision(False, f"no grant for {action} on {resource.kind} of {scope}")
+
+
+def authorize_somewhere(principal: Principal, action: Action, resource: Resource) -> None:
+    """For what belongs to no team: return if `principal` may do `action` for any team."""
+    teams = principal.teams(action)
+    team = "*" if not teams else min(teams)
+    authorize(principal, action, replace(resource, team=team))
 
 
 def authorize(principal: Principal, action: Action, resource: Resource) -> None:

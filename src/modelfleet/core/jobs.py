@@ -171,6 +171,12 @@ class LocalJobRunner:
         values = {name: row[name] for name in Job.__dataclass_fields__}
         return Job(**(values | {"status": "running", "attempts": row["attempts"] + 1}))
 
+    def _give_up(self, task: Job, error: str) -> None:
+        try:
+            self._handlers[task.kind].give_up(task.arguments, error)
+        except Exception:  # noqa: BLE001 - the job must end whatever its handler does
+            log.error("giving up failed", job=task.key, trace=traceback.format_exc())
+
     def _run(self, task: Job) -> None:
         status, error = "succeeded", ""
         try:
@@ -180,7 +186,7 @@ class LocalJobRunner:
             status = "queued" if task.attempts < self.MAX_ATTEMPTS else "failed"
             log.error("job failed", job=task.key, error=error, trace=traceback.format_exc())
             if status == "failed":
-                self._handlers[task.kind].give_up(task.arguments, error)
+                self._give_up(task, error)
         with self._database.begin() as connection:
             connection.execute(
                 sa.update(job)

@@ -73,9 +73,9 @@ class SigningKey:
                 sub={"essential": True},
                 jti={"essential": True},
             ).validate(claims)
-        except (JoseError, ValueError) as error:
+            return Token(claims["jti"], claims["sub"], tuple(claims["models"]), claims["exp"])
+        except (JoseError, ValueError, KeyError, TypeError) as error:
             raise Unauthenticated(f"The key is not valid: {error}") from error
-        return Token(claims["jti"], claims["sub"], tuple(claims["models"]), claims["exp"])
 
 
 def _create(layout: Layout) -> None:

@@ -83,6 +83,11 @@ class Layout:
         return self.run / "watch.json"
 
     @property
+    def replay(self) -> Path:
+        """Written by whoever replays past data: which second stands for which day."""
+        return self.run / "replay.json"
+
+    @property
     def desired(self) -> Path:
         return self.run / "desired"
 

@@ -29,11 +29,13 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_root_workers: bool = False
     """Let workers stay root where privileges can't be dropped. Model code may then read keys."""
     max_body_bytes: int = 16 * 1024 * 1024
+    """Largest request; a larger one gets 413."""
     memory_mb: int = 4096
     """Memory limit of one worker."""
     segment_mb: int = 64
     """Size of one prediction segment on disk."""
     request_timeout_ms: int = 30_000
+    """Of endpoints that are made from now on."""
 
 
 class EvidenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,15 +46,20 @@ class EvidenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_seconds: int = 60
     """Length of a window state, the finest grain of monitoring."""
     rotate_seconds: int = 60
+    """A Parquet file of predictions is sealed after this long"""
     rotate_mb: int = 128
+    """or when it has this size, in MiB."""
     collect_interval_seconds: float = 0.2
+    """How often segments are read."""
     outcome_retry_seconds: float = 2.0
+    """When an outcome of an unknown prediction is tried again for the first time."""
 
 
 class MonitoringSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Drift and alerts."""
 
     drift_window_seconds: int = 3600
+    """Length of the windows whose distributions are compared with the reference."""
     psi0: float = 0.01
     """Chi-square distance that is tolerated: about a shift by a tenth of a standard deviation."""
     fdr_q: float = 0.05
@@ -60,23 +67,19 @@ class MonitoringSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class ReconcileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The loop that makes what is into what should be."""
+
     interval_seconds: float = 0.25
-
-
-class DisplaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How pages translate the clock, for replays of past data."""
-
-    replay_start: str = ""
-    """When set with the two below: the moment (ISO 8601) at which a replay began,"""
-    replay_from: str = ""
-    """the date that this moment stands for,"""
-    replay_seconds_per_day: float = 0.0
-    """and how many seconds stand for one day."""
+    """Shortest time between two rounds."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One machine's modelfleet."""
+
     home: Path
+    """Where everything lies. Not in the file: `--home` or MODELFLEET_HOME."""
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = 8080
     """Control plane: API and pages. 0 picks a free one."""
     gateway_port: int = 8081
@@ -87,7 +90,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     evidence: EvidenceSettings = EvidenceSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
-    display: DisplaySettings = DisplaySettings()
 
     @property
     def layout(self) -> Layout:

@@ -54,9 +54,7 @@ class PrepareService:
             try:
                 self._prepare(version)
             except InvalidInput as error:
-                run = GateRun("environment", Verdict.FAIL, error.message, {})
-                self._save(version, [run])
-                self._registry.mark_failed(SYSTEM, version, error.message)
+                self._fail(version, "environment", error.message)
 
     def give_up(self, arguments: Mapping[str, object], reason: str) -> None:
         """The job failed for good: say so at the version."""
@@ -74,7 +72,13 @@ class PrepareService:
         out = Path(tempfile.mkdtemp(prefix="modelfleet-compile-"))
         try:
             out.chmod(0o777)
-            result = self._converters.convert(environment.digest, python, folder, out / "bundle")
+            try:
+                result = self._converters.convert(
+                    environment.digest, python, folder, out / "bundle"
+                )
+            except InvalidInput as error:
+                self._fail(version, "loads", error.message)
+                return
             runs = _judge(result)
             self._save(version, runs)
             broken = [run for run in runs if run.verdict is Verdict.FAIL and run.gate != "parity"]
@@ -84,6 +88,10 @@ class PrepareService:
             self._finish(version, environment, entries, result, out / "bundle")
         finally:
             shutil.rmtree(out, ignore_errors=True)
+
+    def _fail(self, version: Version, gate: str, reason: str) -> None:
+        self._save(version, [GateRun(gate, Verdict.FAIL, reason, {})])
+        self._registry.mark_failed(SYSTEM, version, reason)
 
     def _finish(
         self,
@@ -102,12 +110,14 @@ class PrepareService:
             if made_digest != result.digest:
                 raise FleetError("The compiled bundle is not the one that was measured.")
             variants.append((Variant("compiled", made_digest, None, evidence), made))
-        if result.chosen == "compiled":
+        proven = result.converted and result.parity is not None and result.parity.passed
+        serving = "compiled" if proven and result.chosen == "compiled" else "source"
+        if serving == "compiled":
             self._bundles.materialise(variants[1][1])
         else:
             self._environments.python(environment)
-        self._registry.mark_ready(SYSTEM, version, environment, variants, result.chosen)
-        log.info("version ready", version=version.name, serving=result.chosen)
+        self._registry.mark_ready(SYSTEM, version, environment, variants, serving)
+        log.info("version ready", version=version.name, serving=serving)
 
     def _save(self, version: Version, runs: Sequence[GateRun]) -> None:
         wanted = msgspec.json.encode(version.requested_environment, order="sorted")

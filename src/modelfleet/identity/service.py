@@ -70,7 +70,8 @@ class IdentityService:
             raise InvalidInput("A key lives between one second and 365 days.")
         with self._database.begin() as connection:
             owner = self._principal(connection, principal)
-            own = owner.id == actor.id and set(models) <= set(self._models_of(connection, actor))
+            reach = set(self._models_of(connection, actor))
+            own = owner.id == actor.id and ("*" in reach or set(models) <= reach)
             if not own:
                 authorize(actor, Action.MANAGE_ACCESS, Resource("principal", owner.name))
             text, token = self._signing_key.issue(
@@ -304,7 +305,7 @@ class IdentityService:
                 )
                 resource = Resource("principal", "admin")
                 audit.record(connection, SYSTEM, "create-principal", resource)
-        if layout.admin_key.exists():
+        if self._is_ours(layout):
             return False
         text, _ = self.create_key(
             replace(SYSTEM, name="first start"),
@@ -315,3 +316,16 @@ class IdentityService:
         )
         write_atomically(layout.admin_key, text.encode() + b"\n", 0o600)
         return True
+
+    def _is_ours(self, layout: Layout) -> bool:
+        """Whether HOME/admin.key is a key of this database that has not expired.
+
+        One that was revoked is: whoever did that doesn't want it back at the next start.
+        """
+        try:
+            token = self._signing_key.verify(layout.admin_key.read_text("utf-8").strip())
+        except (FileNotFoundError, UnicodeDecodeError, Unauthenticated):
+            return False
+        with self._database.read() as connection:
+            known = connection.execute(sa.select(store.key.c.id).where(store.key.c.id == token.id))
+            return known.first() is not None

@@ -3,6 +3,13 @@
 Verbs: `add_edge` (in the caller's transaction), `LineageService.around`, `upstream`.
 """
 
-from modelfleet.lineage.service import Edge, LineageService, Node, add_edge, remove_edges
+from modelfleet.lineage.service import (
+    Edge,
+    LineageService,
+    Node,
+    add_edge,
+    edges_from,
+    remove_edges,
+)
 
-__all__ = ["Edge", "LineageService", "Node", "add_edge", "remove_edges"]
+__all__ = ["Edge", "LineageService", "Node", "add_edge", "edges_from", "remove_edges"]

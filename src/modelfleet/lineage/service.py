@@ -50,6 +50,21 @@ def add_edge(connection: sa.Connection, source: Node, relation: str, destination
         connection.execute(sa.insert(edge).values(**values, created_at=now_us()))
 
 
+def edges_from(connection: sa.Connection, node: Node) -> list[Edge]:
+    """What was made of `node`, oldest first."""
+    return _edges(
+        connection, sa.and_(edge.c.source_kind == node.kind, edge.c.source == node.name)
+    )
+
+
+def _edges(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Edge]:
+    rows = connection.execute(sa.select(edge).where(condition).order_by(edge.c.created_at))
+    return [
+        Edge(Node(r.source_kind, r.source), Node(r.destination_kind, r.destination), r.relation)
+        for r in rows
+    ]
+
+
 def remove_edges(connection: sa.Connection, node: Node) -> None:
     """Remove all edges that touch `node`."""
     connection.execute(
@@ -95,12 +110,4 @@ class LineageService:
 
     def _where(self, condition: sa.ColumnElement[bool]) -> list[Edge]:
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(edge).where(condition).order_by(edge.c.created_at))
-            return [
-                Edge(
-                    Node(r.source_kind, r.source),
-                    Node(r.destination_kind, r.destination),
-                    r.relation,
-                )
-                for r in rows
-            ]
+            return _edges(connection, condition)

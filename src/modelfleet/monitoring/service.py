@@ -245,6 +245,16 @@ class MonitoringService:
             found = store.list_alerts(connection, condition, limit)
         return [one for one in found if actor.may(Action.READ, one.team)]
 
+    def open_counts(self, actor: Principal) -> Mapping[str, int]:
+        """Open alerts by endpoint, as far as `actor` may read them."""
+        with self._database.read() as connection:
+            found = store.open_counts(connection)
+        counts: dict[str, int] = {}
+        for endpoint, team, count in found:
+            if actor.may(Action.READ, team):
+                counts[endpoint] = counts.get(endpoint, 0) + count
+        return counts
+
     def get_alert(self, actor: Principal, alert_id: str) -> AlertInfo:
         with self._database.read() as connection:
             found = self._find(connection, alert_id)

@@ -110,6 +110,16 @@ def list_alerts(
     return [info(_stored(row)) for row in rows]
 
 
+def open_counts(connection: sa.Connection) -> list[tuple[str, str, int]]:
+    """(endpoint, team, open alerts)."""
+    query = (
+        sa.select(alert.c.endpoint, alert.c.team, sa.func.count())
+        .where(alert.c.state != "resolved")
+        .group_by(alert.c.endpoint, alert.c.team)
+    )
+    return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+
+
 def save_alert(connection: sa.Connection, stored: StoredAlert) -> None:
     one = stored.alert
     values = {

@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 import structlog
@@ -78,16 +79,15 @@ class Reconciler:
         self.last_round = time.monotonic()
 
     def round(self) -> None:
+        for row in self._rollouts.active():
+            self._guarded(partial(self._advance, row))
         rows = self._rollouts.active()
-        moved = [row.id for row in rows if self._advance(row)]
-        if moved:
-            rows = self._rollouts.active()
         self._write_watch(rows)
         self._load_errors = self._traffic.round(self._endpoints.all(), rows)
 
-    def _advance(self, row: Row) -> bool:
+    def _advance(self, row: Row) -> None:
         ids = [v for v in (row.from_version_id, row.to_version_id) if v]
-        return self._rollouts.advance(row, self._registry.versions_by_id(ids), self._load_errors)
+        self._rollouts.advance(row, self._registry.versions_by_id(ids), self._load_errors)
 
     def _write_watch(self, rows: Sequence[Row]) -> None:
         """Tell the collector which versions the judge looks at."""

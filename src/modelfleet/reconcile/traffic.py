@@ -45,7 +45,6 @@ class TrafficController:
         self._rooms = serving
         self._path = self._layout.gateway / "config.json"
         self._config = self._load()
-        self._pending: dict[str, int] = {}
         self._variants: dict[str, Variant] = {}
 
     def _load(self) -> GatewayConfig:
@@ -59,9 +58,10 @@ class TrafficController:
         versions = self._versions(endpoints, rollouts)
         demands = self._demands(endpoints, rollouts, versions)
         before = pools.read_pools(self._layout)
+        acknowledged = self._rooms.gateway.acknowledged() == self._config.revision
         planned = pools.plan(
             demands,
-            routing.routed_pools(self._config),
+            routing.held(self._config, acknowledged, before),
             before,
             replicas=self._settings.serving.replicas,
             memory_mb=self._settings.serving.memory_mb,
@@ -87,11 +87,15 @@ class TrafficController:
     ) -> list[pools.Demand]:
         promoted = {one.stable_version_id for one in endpoints}
         promoted |= {row.from_version_id for row in rollouts}
-        return [
-            self._demand(version, version.id in promoted)
-            for version in versions.values()
-            if version.status == "ready"
-        ]
+        found = []
+        for version in versions.values():
+            if version.status != "ready":
+                continue
+            try:
+                found.append(self._demand(version, version.id in promoted))
+            except FleetError as error:  # one that can't be had must not stop the others
+                log.error("no place", version=version.name, error=error.message)
+        return found
 
     def _demand(self, version: Version, promoted: bool) -> pools.Demand:
         variant = self._variant(version)

@@ -32,14 +32,19 @@ def manifest(entries: Sequence[Entry]) -> bytes:
     """The canonical manifest. Refuses paths that leave the bundle or name a file twice."""
     for entry in entries:
         pure = PurePosixPath(entry.path)
-        if pure.is_absolute() or ".." in pure.parts or str(pure) != entry.path or not pure.parts:
-            raise InvalidInput(f"A bundle can't hold the path {entry.path!r}.")
+        strange = not entry.path.isprintable() or len(entry.path) > 250
+        leaves = pure.is_absolute() or ".." in pure.parts
+        if strange or leaves or str(pure) != entry.path or not pure.parts:
+            raise InvalidInput(f"A bundle can't hold the path {entry.path[:250]!r}.")
         if entry.mode not in (0o644, 0o755) or entry.size < 0:
             raise InvalidInput(f"The entry {entry.path!r} has a wrong mode or size.")
     if not entries:
         raise InvalidInput("A bundle holds at least one file.")
     if len({entry.path for entry in entries}) != len(entries):
         raise InvalidInput("A bundle names a file twice.")
+    folders = {str(parent) for e in entries for parent in PurePosixPath(e.path).parents}
+    if folders & {entry.path for entry in entries}:
+        raise InvalidInput("A bundle names a file that is a folder as well.")
     rows = [msgspec.to_builtins(e) for e in sorted(entries, key=lambda e: e.path)]
     text = json.dumps({"entries": rows}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
@@ -102,6 +107,8 @@ class BundleStore:
         root = folder / "files"
         found = []
         for path in sorted(root.rglob("*")):
+            if path.is_symlink():  # it could lead to what its maker may not read
+                raise InvalidInput(f"A bundle can't hold the link {path.name}.")
             if path.is_file():
                 sha256, size = self._blobs.put([path.read_bytes()])
                 found.append(Entry(path.relative_to(root).as_posix(), sha256, size))

@@ -15,7 +15,7 @@ from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Referenced
 from modelfleet.core.ids import new_id
 from modelfleet.core.jobs import JobRunner
-from modelfleet.lineage import Node, add_edge, remove_edges
+from modelfleet.lineage import Node, add_edge, edges_from, remove_edges
 from modelfleet.registry import semver, signature, store
 from modelfleet.registry.bundles import BundleStore, Entry
 from modelfleet.registry.tables import alias, model, model_version, variant
@@ -127,8 +127,14 @@ class RegistryService:
     ) -> list[Model]:
         """Models by name; only those of teams whose models `actor` may read."""
         with self._database.read() as connection:
-            found = store.list_models(connection, team=team, text=text, limit=limit, offset=offset)
-        return [one for one in found if actor.may(Action.READ, one.owner_team)]
+            return store.list_models(
+                connection,
+                readable=actor.teams(Action.READ),
+                team=team,
+                text=text,
+                limit=limit,
+                offset=offset,
+            )
 
     def delete_model(self, actor: Principal, name: str) -> None:
         with self._database.begin() as connection:
@@ -138,6 +144,17 @@ class RegistryService:
             if found.versions:
                 raise Referenced(
                     f"{name} has {found.versions} versions.", hint="Delete its versions first."
+                )
+            uses = [
+                one.destination.name
+                for one in edges_from(connection, Node("model", found.name))
+                if one.destination.kind in ("version", "endpoint")
+            ]
+            if uses:
+                raise Referenced(
+                    f"{name} is used by {', '.join(uses)}.",
+                    hint="Delete these first.",
+                    holders=uses,
                 )
             connection.execute(sa.delete(model).where(model.c.id == found.id))
             audit.record(connection, actor, "delete-model", resource)
@@ -149,6 +166,9 @@ class RegistryService:
 
         The blobs of `new.entries` must be here. Nothing is visible before everything is written.
         """
+        with self._database.read() as connection:
+            known = self._model(connection, name)
+        authorize(actor, Action.REGISTER, Resource("model", known.name, known.owner_team))
         digest = self._bundles.check(new.entries)
         info_bytes = self._bundles.read(new.entries, "bundle.json")
         info = signature.read(info_bytes)
@@ -283,11 +303,11 @@ class RegistryService:
     ) -> list[Version]:
         """Newest first; of one model, or of all that `actor` may read."""
         with self._database.read() as connection:
-            condition: sa.ColumnElement[bool] = sa.true()
+            condition = store.readable_by(actor.teams(Action.READ))
             if name is not None:
-                condition = model_version.c.model_id == self._model(connection, name).id
-            found = store.versions(connection, condition, limit)
-        return [one for one in found if actor.may(Action.READ, one.owner_team)]
+                own = model_version.c.model_id == self._model(connection, name).id
+                condition = sa.and_(condition, own)
+            return store.versions(connection, condition, limit)
 
     def versions_by_index(self, indexes: Sequence[int]) -> dict[int, Version]:
         """For the platform's own rooms: no check of who asks."""
@@ -317,9 +337,11 @@ class RegistryService:
             return store.entries(connection, digest)
 
     def get_run(self, actor: Principal, run_id: str) -> Run:
-        authorize(actor, Action.READ, Resource("run", run_id))
         with self._database.read() as connection:
             found = store.find_run(connection, run_id)
+            made = store.versions(connection, model_version.c.run_id == run_id, 1)
+        team = made[0].owner_team if made else "*"
+        authorize(actor, Action.READ, Resource("run", run_id, team))
         if found is None:
             raise NotFound(f"There is no run {run_id}.")
         return found
@@ -453,8 +475,8 @@ class RegistryService:
             named = model_version.c.id == (
                 sa.select(model.c.latest_version_id).where(model.c.id == found.id).scalar_subquery()
             )
-        elif reference.isdigit():
-            named = model_version.c.sequence == int(reference)
+        elif reference.isascii() and reference.isdigit():
+            named = model_version.c.sequence == int(reference[:18])
         elif "." in reference:
             named = model_version.c.semver_sort_key == semver.parse(reference).sort_key
         matching = store.versions(connection, sa.and_(model_version.c.model_id == found.id, named))

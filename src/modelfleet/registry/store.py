@@ -30,14 +30,25 @@ def find_model(connection: sa.Connection, name_or_id: str) -> Model | None:
 
 
 def list_models(
-    connection: sa.Connection, *, team: str | None, text: str | None, limit: int, offset: int
+    connection: sa.Connection,
+    *,
+    readable: frozenset[str] | None,
+    team: str | None,
+    text: str | None,
+    limit: int,
+    offset: int,
 ) -> list[Model]:
-    conditions: list[sa.ColumnElement[bool]] = [sa.true()]
+    conditions = [readable_by(readable)]
     if team:
         conditions.append(model.c.owner_team == team)
     if text:
         conditions.append(model.c.name.contains(text, autoescape=True))
     return _models(connection, sa.and_(*conditions), limit, offset)
+
+
+def readable_by(teams: frozenset[str] | None) -> sa.ColumnElement[bool]:
+    """A condition on the table model: owned by one of these teams, None is all of them."""
+    return sa.true() if teams is None else model.c.owner_team.in_(sorted(teams))
 
 
 def _models(

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from modelfleet.rollouts.analysis import Analysis, Arm, Tick
 from modelfleet.rollouts.sequential import OneArm, TwoArm, kolmogorov_band, split_log_e
 from modelfleet.telemetry.latency import BOUNDS_US, BUCKETS, quantile_us
 
@@ -22,46 +23,6 @@ WARM_UP_TICKS = 5
 HARD_RATE = 0.2
 HARD_REQUESTS = 50
 SPLIT_LIMIT = math.log(1000)
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What is judged and how much worse the canary may be. None leaves a metric out."""
-
-    alpha: float = 0.05
-    errors_max_increase: float | None = 0.01
-    """absolute increase of the share of failed requests"""
-    latency_max_ratio: float | None = 1.5
-    latency_quantile: float = 0.95
-    latency_floor_ms: float = 5.0
-    """nobody feels a change below this"""
-    predictions_max_distance: float | None = 0.2
-    """largest difference of the two distributions of scores (Kolmogorov-Smirnov distance)"""
-    disagreements_max: float | None = 0.05
-    """share of mirrored requests whose answers may differ (shadow only)"""
-    min_samples: int = 50
-    """requests that each arm must have had before a step may end"""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One version in one tick: counts."""
-
-    requests: int = 0
-    errors: int = 0
-    latency: tuple[int, ...] = ()
-    scores: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tick:
-    number: int
-    stable: Arm
-    canary: Arm
-    pairs: int = 0
-    disagreements: int = 0
-    turning: bool = False
-    """the weights changed in it: no good for the split and the distributions"""
 
 
 class Finding(StrEnum):
@@ -121,6 +82,11 @@ class JudgeState:
     hard: tuple[int, int] = (0, 0)
     """requests and errors of the canary, all steps"""
     stable_seen: tuple[int, int] = (0, 0)
+    lately: tuple[int, int] = (0, 0)
+    """requests and errors of the canary since the hard limit was last looked at"""
+    stable_lately: tuple[int, int] = (0, 0)
+    broken: tuple[int, int] | None = None
+    """the first of these that broke the hard limit in this step"""
     pairs: tuple[int, int] = (0, 0)
     """mirrored requests that could be compared, and those whose answers differed"""
     last_tick: int = -1
@@ -148,6 +114,9 @@ def next_step(state: JudgeState, weight: float) -> JudgeState:
         scores_stable=(),
         scores_canary=(),
         step_samples=(0, 0),
+        lately=(0, 0),
+        stable_lately=(0, 0),
+        broken=None,
     )
 
 
@@ -157,13 +126,15 @@ def update(state: JudgeState, analysis: Analysis, tick: Tick) -> JudgeState:
         return state
     a, b = tick.stable, tick.canary
     counts = (a.requests, a.errors, b.requests, b.errors)
+    scores = _scores(state, tick)
+    state = _look_at_hard_limit(state, a, b)
     return replace(
         state,
         errors_harm=state.errors_harm.update(*counts),
         errors_proof=state.errors_proof.update(*counts),
         latency=_latency(state.latency, analysis, a, b),
-        scores_stable=_add(state.scores_stable, () if tick.turning else a.scores),
-        scores_canary=_add(state.scores_canary, () if tick.turning else b.scores),
+        scores_stable=scores[0],
+        scores_canary=scores[1],
         disagree_harm=state.disagree_harm.update(tick.pairs, tick.disagreements),
         disagree_proof=state.disagree_proof.update(tick.pairs, tick.disagreements),
         step_samples=_samples(state.step_samples, tick),
@@ -172,6 +143,28 @@ def update(state: JudgeState, analysis: Analysis, tick: Tick) -> JudgeState:
         pairs=(state.pairs[0] + tick.pairs, state.pairs[1] + tick.disagreements),
         last_tick=tick.number,
     )
+
+
+def _look_at_hard_limit(state: JudgeState, a: Arm, b: Arm) -> JudgeState:
+    """In blocks of at least 50 requests, so that long good times don't hide a bad moment."""
+    begun = state.lately if state.lately[0] < HARD_REQUESTS else (0, 0)
+    stable = state.stable_lately if begun == state.lately else (0, 0)
+    lately = (begun[0] + b.requests, begun[1] + b.errors)
+    stable = (stable[0] + a.requests, stable[1] + a.errors)
+    broken = state.broken
+    if broken is None and breaks(*lately) and not breaks(*stable):
+        broken = lately
+    return replace(state, lately=lately, stable_lately=stable, broken=broken)
+
+
+def _scores(state: JudgeState, tick: Tick) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The scores of this step. A tick whose two arms were not counted in the same bins is none."""
+    kept = state.scores_stable, state.scores_canary
+    a, b = tick.stable.scores, tick.canary.scores
+    lengths = {len(part) for part in (a, b, *kept) if part}
+    if tick.turning or len(lengths) > 1:
+        return kept
+    return _add(kept[0], a), _add(kept[1], b)
 
 
 def _samples(before: tuple[int, int], tick: Tick) -> tuple[int, int]:
@@ -221,8 +214,8 @@ def verdict(
 
     `weight`: share of live traffic that the canary gets now. `mirrored`: it gets copies instead.
     """
-    requests, errors = state.hard
-    if _breaks(requests, errors) and not _breaks(*state.stable_seen):
+    if state.broken is not None:
+        requests, errors = state.broken
         sentence = f"{errors} of {requests} requests failed: over the hard limit of 20 %."
         return _overall(state, (), Finding.HARM, sentence)
     metrics = _metrics(state, analysis, steps, mirrored)
@@ -241,7 +234,8 @@ def verdict(
     return _overall(state, metrics, Finding.OPEN, f"Not proven yet: {missing}.")
 
 
-def _breaks(requests: int, errors: int) -> bool:
+def breaks(requests: int, errors: int) -> bool:
+    """Whether these counts are over the hard limit."""
     return requests >= HARD_REQUESTS and errors > HARD_RATE * requests
 
 
@@ -255,21 +249,16 @@ def _overall(
 def _metrics(
     state: JudgeState, analysis: Analysis, steps: int, mirrored: bool
 ) -> tuple[MetricVerdict, ...]:
-    wanted = [
-        analysis.errors_max_increase is not None,
-        analysis.latency_max_ratio is not None,
-        analysis.predictions_max_distance is not None and not mirrored,
-        analysis.disagreements_max is not None and mirrored,
-    ]
-    m = sum(wanted)
+    wanted = analysis.metrics(mirrored=mirrored)
+    m = len(wanted)
     found: list[MetricVerdict] = []
-    if wanted[0]:
+    if "errors" in wanted:
         found.append(_errors(state, analysis, m))
-    if wanted[1]:
+    if "latency" in wanted:
         found.append(_slowness(state, analysis, m))
-    if wanted[2]:
+    if "predictions" in wanted:
         found.append(_distance(state, analysis, m, steps))
-    if wanted[3]:
+    if "disagreements" in wanted:
         found.append(_disagreement(state, analysis, m))
     return tuple(found)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from modelfleet.core.errors import InvalidInput
-from modelfleet.rollouts.judge import Analysis
+from modelfleet.rollouts.analysis import Analysis
 
 FULL = 10_000
 
@@ -61,20 +62,11 @@ class Spec:
             )
         if not 0 < self.shadow_fraction <= FULL:
             raise InvalidInput("A shadow gets between 1 and 10000 basis points of the requests.")
-        if not 0 < self.analysis.alpha < 0.5:
-            raise InvalidInput("alpha lies between 0 and 0.5.")
-        if min(self.step_seconds, self.bake_seconds, self.inconclusive_after_seconds) < 0:
-            raise InvalidInput("Durations are not negative.")
-        judged = self.analysis
-        if self.strategy in (Strategy.CANARY, Strategy.SHADOW) and not any(
-            limit is not None
-            for limit in (
-                judged.errors_max_increase,
-                judged.latency_max_ratio,
-                judged.predictions_max_distance,
-            )
-        ):
-            raise InvalidInput("A canary or shadow without a metric could never be proven.")
+        durations = (self.step_seconds, self.bake_seconds, self.inconclusive_after_seconds)
+        if not all(0 <= one < math.inf for one in durations):
+            raise InvalidInput("Durations are not negative, and end.")
+        if self.steps and not self.analysis.metrics(mirrored=self.mirrored):
+            raise InvalidInput(f"A {self.strategy.value} without a metric could never be proven.")
 
     @property
     def steps(self) -> tuple[Step, ...]:

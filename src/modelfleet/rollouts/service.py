@@ -23,7 +23,8 @@ from modelfleet.core.ids import new_id
 from modelfleet.registry import RegistryService, Version
 from modelfleet.registry import store as registry_store
 from modelfleet.rollouts import judge, store
-from modelfleet.rollouts.judge import JudgeState, Tick, Verdict
+from modelfleet.rollouts.analysis import Tick
+from modelfleet.rollouts.judge import Finding, JudgeState, Verdict
 from modelfleet.rollouts.plan import FULL, Spec
 from modelfleet.rollouts.step import (
     ENDED,
@@ -167,6 +168,10 @@ class RolloutService:
                 raise Conflict(f"The rollout has ended: {found.state.value}.")
             if found.desired is Desired.ABORT and desired is not Desired.ABORT:
                 raise Conflict("The rollout was aborted.")
+            if found.state is State.FROZEN and desired is not Desired.ABORT:
+                raise Conflict(
+                    "The rollout is frozen.", hint=f"modelfleet rollouts abort {rollout_id}"
+                )
             store.update(connection, rollout_id, desired=desired.value)
             details = {"rollout": rollout_id, "desired": desired.value}
             audit.record(connection, actor, "steer-rollout", resource, details)
@@ -187,13 +192,23 @@ class RolloutService:
             )
 
     def list(
-        self, actor: Principal, *, endpoint: str | None = None, limit: int = 100
+        self,
+        actor: Principal,
+        *,
+        endpoint: str | None = None,
+        active_only: bool = False,
+        limit: int = 100,
     ) -> Sequence[Rollout]:
         """Newest first."""
         condition = store.rollout.c.endpoint == endpoint if endpoint else sa.true()
+        if active_only:
+            ended = [state.value for state in ENDED]
+            condition = sa.and_(condition, store.rollout.c.state.not_in(ended))
+        teams = actor.teams(Action.READ)
+        if teams is not None:
+            condition = sa.and_(condition, store.rollout.c.owner_team.in_(sorted(teams)))
         with self._database.read() as connection:
-            found = store.shown(connection, condition, limit)
-        return [one for one in found if actor.may(Action.READ, one.owner_team)]
+            return store.shown(connection, condition, limit)
 
     def _shown(self, connection: sa.Connection, rollout_id: str) -> Rollout:
         return store.shown(connection, store.rollout.c.id == rollout_id)[0]
@@ -223,7 +238,11 @@ class RolloutService:
             fresh = store.find_row(connection, row.id)
             if fresh is None or fresh.state in ENDED:
                 return False
-            place = self._endpoints.find(connection, fresh.endpoint_id)
+            try:
+                place = self._endpoints.find(connection, fresh.endpoint_id)
+            except NotFound:
+                self._end(connection, fresh, "The endpoint was deleted.")
+                return True
             applied = place.applied_revision >= fresh.route_revision
             if applied and fresh.applied_at is None:
                 fresh = replace(fresh, applied_at=now_us())
@@ -250,11 +269,15 @@ class RolloutService:
         fresh = self._ticks.ticks(stable.index, canary.index, max(state.last_tick, first - 1))
         verdict = None if row.state is State.BAKING else self._verdict(row, state)
         for tick in fresh:
+            if tick.number <= state.last_tick:
+                continue
             turning = tick.number <= first
             state = judge.update(state, row.spec.analysis, replace(tick, turning=turning))
             if row.state is not State.BAKING:
-                verdict = self._verdict(row, state)
-                store.add_evidence(connection, row.id, tick.number, row.step, verdict)
+                found = self._verdict(row, state)
+                store.add_evidence(connection, row.id, tick.number, row.step, found)
+                if verdict is None or verdict.finding is not Finding.HARM:
+                    verdict = found  # harm at any tick counts, however many are read at once
         if fresh:
             store.update(connection, row.id, judge=msgspec.to_builtins(state))
         return state, verdict
@@ -295,10 +318,23 @@ class RolloutService:
                 "applied_at": None,
                 "judge": msgspec.to_builtins(state),
             }
-        if move.state in ENDED:
-            values["ended_at"] = now_us()
-            registry_store.let_go(connection, row.to_version_id, f"rollout/{row.id}")
+        elif row.state is State.PAUSED:
+            values["step_at"] = now_us()  # the pause doesn't count as waiting for a proof
+        self._note(connection, row, move, values)
+
+    def _end(self, connection: sa.Connection, row: Row, reason: str) -> None:
+        """There is nothing left to move."""
+        move = Move(State.ROLLED_BACK, row.step, reason)
+        values = {"state": move.state.value, "step": move.step, "sentence": reason}
+        self._note(connection, row, move, values)
+
+    def _note(
+        self, connection: sa.Connection, row: Row, move: Move, values: Mapping[str, object]
+    ) -> None:
         store.update(connection, row.id, **values)
+        if move.state in ENDED:
+            store.update(connection, row.id, ended_at=now_us())
+            registry_store.let_go(connection, row.to_version_id, f"rollout/{row.id}")
         store.add_move(connection, row.id, move.state, move.step, move.sentence, SYSTEM.name)
         details = {
             "rollout": row.id,
@@ -337,6 +373,7 @@ def _observed(
 ) -> Observed:
     now = now_us()
     since = (now - row.applied_at) / _SECOND if row.applied_at is not None else 0.0
+    bake = (state.broken or state.lately) if row.state is State.BAKING else (0, 0)
     return Observed(
         state=row.state,
         step=row.step,
@@ -348,6 +385,7 @@ def _observed(
         load_error=load_errors.get(canary.index, ""),
         applied=applied,
         verdict=verdict,
-        bake_requests=state.hard[0] if row.state is State.BAKING else 0,
-        bake_errors=state.hard[1] if row.state is State.BAKING else 0,
+        bake_requests=bake[0],
+        bake_errors=bake[1],
+        reason=row.sentence,
     )

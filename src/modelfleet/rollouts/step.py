@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from modelfleet.rollouts.judge import HARD_RATE, HARD_REQUESTS, Finding, Verdict
+from modelfleet.rollouts.judge import HARD_RATE, Finding, Verdict, breaks
 from modelfleet.rollouts.plan import FULL, Spec, Step, Strategy
 
 
@@ -52,6 +52,8 @@ class Observed:
     verdict: Verdict | None
     bake_requests: int = 0
     bake_errors: int = 0
+    reason: str = ""
+    """the sentence of the move before"""
 
 
 class Desired(StrEnum):
@@ -88,16 +90,16 @@ def decide(spec: Spec, seen: Observed, desired: Desired) -> Move | None:
     if desired is Desired.ABORT:
         return _back(seen, "Aborted by request.")
     if seen.state is State.PENDING:
-        return _pending(spec, seen)
+        return _pending(spec, seen, desired)
     if seen.state is State.BAKING:
         return _baking(spec, seen)
     return _stepping(spec, seen, desired)
 
 
-def _pending(spec: Spec, seen: Observed) -> Move | None:
+def _pending(spec: Spec, seen: Observed, desired: Desired) -> Move | None:
     if seen.version_status == "failed":
         return _never(f"The version is not fit to serve: {seen.version_reason}")
-    if seen.version_status != "ready":
+    if seen.version_status != "ready" or desired is Desired.PAUSE:
         return None
     if not seen.has_stable or not spec.steps:
         return Move(State.BAKING, 0, "All traffic moves to the new version.", Traffic.PROMOTED)
@@ -138,15 +140,16 @@ def _stepping(spec: Spec, seen: Observed, desired: Desired) -> Move | None:
 
 def _patience(spec: Spec, seen: Observed) -> Move | None:
     """Nothing is proven: wait, and after long enough do what the plan says."""
-    if seen.waited_seconds < spec.inconclusive_after_seconds or spec.on_inconclusive == "hold":
+    patience = max(spec.inconclusive_after_seconds, spec.steps[seen.step].seconds)
+    if seen.waited_seconds < patience or spec.on_inconclusive == "hold":
         return None
-    return _back(seen, f"Nothing was proven in {spec.inconclusive_after_seconds:g} s.")
+    return _back(seen, f"Nothing was proven in {patience:g} s.")
 
 
 def _baking(spec: Spec, seen: Observed) -> Move | None:
     if seen.load_error and not seen.applied:
         return _fail(spec, seen, f"A worker can't load the version: {seen.load_error}")
-    if seen.bake_requests >= HARD_REQUESTS and seen.bake_errors > HARD_RATE * seen.bake_requests:
+    if breaks(seen.bake_requests, seen.bake_errors):
         sentence = (
             f"{seen.bake_errors} of {seen.bake_requests} requests failed: "
             f"over the hard limit of {HARD_RATE:.0%}."
@@ -177,7 +180,9 @@ def _back(seen: Observed, reason: str) -> Move:
 def _rolling_back(seen: Observed) -> Move | None:
     if not seen.applied:
         return None
-    return Move(State.ROLLED_BACK, seen.step, "All traffic is back on the stable version.")
+    where = "back on the stable version" if seen.has_stable else "gone from the endpoint"
+    back = f"{seen.reason} All traffic is {where}.".strip()
+    return Move(State.ROLLED_BACK, seen.step, back)
 
 
 def _describe(step: Step) -> str:

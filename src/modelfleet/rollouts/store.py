@@ -84,6 +84,7 @@ class Row:
     step_at: int
     applied_at: int | None
     judge: JudgeState
+    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ def _row(r: sa.Row[tuple[object, ...]]) -> Row:
         step_at=r.step_at,
         applied_at=r.applied_at,
         judge=msgspec.convert(r.judge, JudgeState),
+        sentence=r.sentence,
     )
 
 

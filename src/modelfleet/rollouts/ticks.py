@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modelfleet.rollouts.judge import Arm, Tick
+from modelfleet.rollouts.analysis import Arm, Tick
 from modelfleet.telemetry import views
 from modelfleet.telemetry.evidence import EvidenceReader
 

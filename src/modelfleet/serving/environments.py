@@ -25,6 +25,7 @@ from modelfleet.registry import Environment
 WORKER_REQUIREMENTS = ("httptools>=0.6", "msgspec>=0.18", "numpy>=1.21", "uvloop>=0.19")
 CONVERTER_REQUIREMENTS = ("onnx>=1.17", "onnxruntime>=1.20", "skl2onnx>=1.18", "onnxmltools>=1.13")
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._,-]+\])?\s*([<>=!~].*)?(;.*)?")
+_PYTHON = re.compile(r"3\.[0-9]{1,2}(\.[0-9]{1,2})?")
 _TIMEOUT_SECONDS = 900
 
 
@@ -40,8 +41,10 @@ class EnvironmentBuilder:
     def resolve(self, requirements: Sequence[str], python: str) -> Environment:
         """The lock of these requirements. Raises `InvalidInput` if there is none."""
         for one in requirements:
-            if not _REQUIREMENT.fullmatch(one.strip()):
+            if not _REQUIREMENT.fullmatch(one.strip()) or not one.isprintable():
                 raise InvalidInput(f"{one[:120]!r} is not a requirement that can be locked.")
+        if not _PYTHON.fullmatch(python):
+            raise InvalidInput(f"{python[:20]!r} is no Python version.", hint="Write it like 3.12.")
         wanted = (python, tuple(sorted({*requirements, *WORKER_REQUIREMENTS})))
         with self._lock:
             if wanted not in self._resolved:

@@ -7,7 +7,7 @@ stays in the old one until the gateway routes it to the new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Demand:
 
 def plan(
     demands: Iterable[Demand],
-    routed: Mapping[int, str],
+    held: Container[tuple[str, int]],
     before: Mapping[str, PoolSpec],
     *,
     replicas: int,
@@ -57,15 +57,19 @@ def plan(
 ) -> dict[str, PoolSpec]:
     """The pools that should be, by name.
 
-    `routed`: the pool to which the gateway sends each version (by index) now. A pool whose
-    content changes gets the next revision; an unchanged one is returned as it was.
+    `held`: (pool, version index) to which the gateway may still send requests: these stay, wanted
+    or not. A pool whose content changes gets the next revision; an unchanged one is returned as
+    it was.
     """
     members: dict[str, dict[int, VersionSpec]] = {}
     pythons: dict[str, str] = {}
+    for pool, spec in before.items():
+        kept = {v.index: v for v in spec.versions if (pool, v.index) in held}
+        if kept:
+            members[pool], pythons[pool] = kept, spec.python
     for demand in demands:
-        for pool in {demand.home, routed.get(demand.version.index, demand.home)}:
-            members.setdefault(pool, {})[demand.version.index] = demand.version
-            pythons[pool] = demand.python
+        members.setdefault(demand.home, {})[demand.version.index] = demand.version
+        pythons[demand.home] = demand.python
     planned: dict[str, PoolSpec] = {}
     for pool, versions in members.items():
         known = before.get(pool)

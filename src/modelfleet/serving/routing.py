@@ -18,7 +18,7 @@ from modelfleet.serving.gateway import (
     Shadow,
     Target,
 )
-from modelfleet.serving.pools import Residency
+from modelfleet.serving.pools import PoolSpec, Residency
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,19 @@ def routed_pools(config: GatewayConfig) -> dict[int, str]:
         found |= {target.version_index: target.pool for target in one.targets}
         found |= {shadow.version_index: shadow.pool for shadow in one.shadows}
     return found
+
+
+def held(
+    written: GatewayConfig, acknowledged: bool, pools: Mapping[str, PoolSpec]
+) -> frozenset[tuple[str, int]]:
+    """(pool, version index) to which the gateway may still send requests.
+
+    Until it acknowledges what was `written` last it may run any earlier configuration, so that
+    all that is resident in `pools` is held.
+    """
+    if not acknowledged:
+        return frozenset((pool, v.index) for pool, spec in pools.items() for v in spec.versions)
+    return frozenset((pool, index) for index, pool in routed_pools(written).items())
 
 
 def plan(

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modelfleet.core.files import make_private
+
 SCHEMA_VERSION = 1
 
 _SCHEMA = """
@@ -99,7 +101,7 @@ CREATE INDEX parked_next ON parked (next_try);
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """The collector's connection; creates the database. Transactions are begun by `transaction`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path)
     connection = sqlite3.connect(path, timeout=30, isolation_level=None, cached_statements=256)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")

@@ -190,6 +190,17 @@ class EvidenceReader:
                 for index, start, layout, blob in rows
             ]
 
+    def pulse(self, start_us: int, end_us: int) -> list[tuple[int, int, int]]:
+        """(version index, window start, requests) of all windows that start in [start, end)."""
+        with self._view() as connection:
+            if connection is None:
+                return []
+            return connection.execute(
+                "SELECT version_index, start, sum(requests) FROM window "
+                "WHERE start >= ? AND start < ? GROUP BY version_index, start",
+                (start_us, end_us),
+            ).fetchall()
+
     def layout(self, digest: str) -> ReferenceLayout | None:
         """Bins and reference counts behind a window's layout digest."""
         if digest in self._layouts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from modelfleet.telemetry.views import Total, WindowState
 from modelfleet.wiring import Fleet
 
 RECENT_WINDOWS = 5
+TREND_WINDOWS = 24
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class FleetRow:
     requests: int
     """ever"""
     alerts: int
+    trend: tuple[int, ...]
+    """requests in each of the last windows, oldest first"""
     state: str
     """serving, rolling-out, waiting (nothing is routed yet), alarm or failing"""
 
@@ -78,14 +81,10 @@ def fleet_view(fleet: Fleet, principal: Principal) -> FleetView:
     models = {one.name: one for one in fleet.registry.list_models(principal, limit=100_000)}
     totals = fleet.evidence.totals()
     recent, seconds = _recent(fleet)
-    rollouts = {
-        one.endpoint: one
-        for one in reversed(fleet.rollouts.list(principal, limit=500))
-        if one.ended_at is None
-    }
-    alerts: dict[str, int] = {}
-    for alert in fleet.monitoring.list_alerts(principal, open_only=True):
-        alerts[alert.endpoint] = alerts.get(alert.endpoint, 0) + 1
+    trends = _trends(fleet)
+    active = fleet.rollouts.list(principal, active_only=True, limit=100_000)
+    rollouts = {one.endpoint: one for one in active}
+    alerts = fleet.monitoring.open_counts(principal)
     rows = []
     for endpoint in endpoints:
         owner = models[endpoint.model]
@@ -113,6 +112,7 @@ def fleet_view(fleet: Fleet, principal: Principal) -> FleetView:
                 p95_ms=speed[1],
                 requests=sum(route.requests for route in routes),
                 alerts=count,
+                trend=_sum(trends.get(route.index) for route in routes),
                 state=_state(endpoint, rollout, count, error_rate),
             )
         )
@@ -169,6 +169,24 @@ def _recent(fleet: Fleet) -> tuple[dict[int, list[WindowState]], float]:
     for window in fleet.evidence.fleet_windows(start, latest + length):
         found.setdefault(window.version_index, []).append(window)
     return found, RECENT_WINDOWS * length / 1e6
+
+
+def _trends(fleet: Fleet) -> dict[int, list[int]]:
+    """Requests of the last windows by version index."""
+    latest, length = fleet.evidence.latest_window(), fleet.evidence.window_us()
+    if latest is None:
+        return {}
+    start = latest - (TREND_WINDOWS - 1) * length
+    found: dict[int, list[int]] = {}
+    for index, begin, requests in fleet.evidence.pulse(start, latest + length):
+        place = (begin - start) // length
+        found.setdefault(index, [0] * TREND_WINDOWS)[place] += requests
+    return found
+
+
+def _sum(trends: Iterable[Sequence[int] | None]) -> tuple[int, ...]:
+    found = [trend for trend in trends if trend is not None]
+    return tuple(sum(column) for column in zip(*found, strict=True))
 
 
 def _speed(windows: Sequence[WindowState]) -> tuple[float | None, float | None]:

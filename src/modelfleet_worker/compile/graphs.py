@@ -57,7 +57,8 @@ def convert(bundle: Path, spec: BundleSpec) -> tuple[bytes, dict[str, Any]]:
         "inputs": dict(zip([tensor.name for tensor in spec.signature.inputs], names)),
         "outputs": _outputs(spec, [node.name for node in graph.graph.output]),
     }
-    return graph.SerializeToString(), options
+    graph.graph.name = "model"  # some converters write a random one: equal models, equal digests
+    return graph.SerializeToString(deterministic=True), options
 
 
 def _sklearn(model: Any, spec: BundleSpec) -> Any:

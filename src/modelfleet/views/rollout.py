@@ -1,0 +1,154 @@
+"""One rollout: where it stands, and what the judge knew at each tick."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelfleet.core.authorization import Action, Principal
+from modelfleet.core.clock import to_us
+from modelfleet.rollouts.service import Details
+from modelfleet.rollouts.step import ENDED, State
+from modelfleet.rollouts.store import Evidence, Move, Rollout
+from modelfleet.serving.endpoints import FULL
+from modelfleet.views.times import moment
+from modelfleet.wiring import Fleet
+
+TICKS = 600
+_DRAWN = 120
+
+
+@dataclass(frozen=True)
+class StepView:
+    title: str
+    note: str
+    state: str
+    """done, now, next or skipped"""
+
+
+@dataclass(frozen=True)
+class MetricView:
+    """What the judge says of one metric, and how it came there.
+
+    For errors, latency and disagreements `harm` and `proof` are ln E against their `needed`; for
+    predictions they are the distance that is sure and the one that is possible, against the limit.
+    """
+
+    name: str
+    finding: str
+    sentence: str
+    is_distance: bool
+    times_us: tuple[int, ...]
+    harm: tuple[float, ...]
+    proof: tuple[float, ...]
+    harm_needed: float
+    proof_needed: float
+
+
+@dataclass(frozen=True)
+class RolloutView:
+    rollout: Rollout
+    steps: tuple[StepView, ...]
+    moves: Sequence[Move]
+    metrics: tuple[MetricView, ...]
+    finding: str
+    verdict: str
+    samples_stable: int
+    samples_canary: int
+    ticks: int
+    marks_us: tuple[tuple[int, str], ...]
+    """when steps began, for drawing"""
+    ended: bool
+    may_pause: bool
+    may_resume: bool
+    may_abort: bool
+
+
+def rollout_view(fleet: Fleet, principal: Principal, rollout_id: str) -> RolloutView:
+    return present(fleet.rollouts.get(principal, rollout_id, TICKS), principal)
+
+
+def present(details: Details, principal: Principal) -> RolloutView:
+    rollout, last = details.rollout, details.evidence[-1].verdict if details.evidence else None
+    ended = rollout.state in {state.value for state in ENDED}
+    steers = not ended and rollout.desired != "abort"
+    may_steer = steers and principal.may(Action.ROLLOUT, rollout.owner_team)
+    stepping = rollout.state in (State.PENDING, State.STEPPING, State.PAUSED)
+    return RolloutView(
+        rollout=rollout,
+        steps=steps_of(rollout),
+        moves=details.moves,
+        metrics=metrics_of(details.evidence),
+        finding=last.finding.value if last else "inconclusive",
+        verdict=last.sentence if last else "The judge has seen nothing yet.",
+        samples_stable=last.samples_stable if last else 0,
+        samples_canary=last.samples_canary if last else 0,
+        ticks=len(details.evidence),
+        marks_us=tuple((to_us(moment(m.at)), m.state.replace("_", " ")) for m in details.moves),
+        ended=ended,
+        may_pause=may_steer and stepping and rollout.desired == "run",
+        may_resume=may_steer and rollout.desired == "pause",
+        may_abort=steers
+        and rollout.state != State.ROLLING_BACK
+        and principal.may(Action.ROLL_BACK, rollout.owner_team),
+    )
+
+
+def steps_of(rollout: Rollout) -> tuple[StepView, ...]:
+    """The plan as a list: the steps, then all traffic (a shadow ends without it)."""
+    spec, state = rollout.spec, rollout.state
+    titles = []
+    for step in spec.steps:
+        if step.shadow:
+            titles.append((f"{step.shadow / FULL:.0%} copied", f"at least {step.seconds:g} s"))
+        else:
+            titles.append((f"{step.weight / FULL:.0%}", f"at least {step.seconds:g} s"))
+    if spec.strategy != "shadow":
+        bakes = "" if spec.strategy == "immediate" else f"then {spec.bake_seconds:g} s of watching"
+        titles.append(("100%", bakes))
+    here = len(titles) - 1 if state in ("baking", "succeeded") else rollout.step
+    if state == "pending":
+        here = -1
+    return tuple(
+        StepView(title, note, _place(number, here, state))
+        for number, (title, note) in enumerate(titles)
+    )
+
+
+def _place(number: int, here: int, state: str) -> str:
+    if state in ("rolled_back", "rolling_back", "frozen"):
+        return "done" if number < here else "stopped" if number == here else "skipped"
+    if state == "succeeded" or number < here:
+        return "done"
+    return "now" if number == here else "next"
+
+
+def metrics_of(evidence: Sequence[Evidence]) -> tuple[MetricView, ...]:
+    """Series by metric, thinned to what a chart can show; the last tick is always there."""
+    if not evidence:
+        return ()
+    stride = max(1, math.ceil(len(evidence) / _DRAWN))
+    drawn = [*evidence[:-1][::stride], evidence[-1]]
+    found = []
+    for number, one in enumerate(evidence[-1].verdict.metrics):
+        points = [
+            (to_us(moment(tick.at)), tick.verdict.metrics[number])
+            for tick in drawn
+            if number < len(tick.verdict.metrics)
+            and tick.verdict.metrics[number].metric == one.metric
+        ]
+        found.append(
+            MetricView(
+                name=one.metric,
+                finding=one.finding.value,
+                sentence=one.sentence,
+                is_distance=one.metric == "predictions",
+                times_us=tuple(at for at, _ in points),
+                harm=tuple(metric.harm for _, metric in points),
+                proof=tuple(metric.proof for _, metric in points),
+                harm_needed=one.harm_needed,
+                proof_needed=one.proof_needed,
+            )
+        )
+    return tuple(found)
