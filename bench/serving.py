@@ -226,7 +226,7 @@ def measure(side: Side, model: str, connections: int, seconds: float) -> Result:
     measured = processes(side.mark)
     before = sum(_cpu(one) for one in measured)
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script)]
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script)]
         + [side.url(model)],
         capture_output=True,
         text=True,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 from urllib.parse import quote
 
 import structlog
@@ -14,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from modelfleet.core.errors import FleetError, InvalidInput, Unauthenticated
+from modelfleet.core.errors import FleetError, Unauthenticated
 from modelfleet.identity.store import Session
 from modelfleet.web import alerts, assets, audit, fleet, login, models, rollouts
 from modelfleet.web.base import session_of
@@ -56,27 +57,33 @@ def _to_login(request: Request) -> Response:
     return RedirectResponse(place, status_code=303, headers=HEADERS)
 
 
+@dataclass(frozen=True)
+class _Told:
+    status: int
+    message: str
+    hint: str = ""
+
+    @property
+    def title(self) -> str:
+        return http.HTTPStatus(self.status).phrase
+
+
 def _error_page(request: Request, error: Exception) -> Response:
     told = _told(error)
-    title = http.HTTPStatus(told.status).phrase
-    return page(
-        request, "error.html", _someone(request), status=told.status, error=told, title=title
-    )
+    return page(request, "error.html", _someone(request), status=told.status, error=told)
 
 
-def _told(error: Exception) -> Any:
-    """Any error as one of ours."""
+def _told(error: Exception) -> _Told:
     if isinstance(error, FleetError):
-        return error
+        return _Told(error.status, error.message, error.hint)
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        return InvalidInput(f"{first['loc'][-1]}: {first['msg']}")
+        return _Told(400, f"{first['loc'][-1]}: {first['msg']}")
     if isinstance(error, HTTPException):
-        made = FleetError("There is no such page." if error.status_code == 404 else error.detail)
-        made.status = error.status_code  # type: ignore[misc]
-        return made
+        missing = error.status_code == 404
+        return _Told(error.status_code, "There is no such page." if missing else error.detail)
     log.error("unexpected error", exc_info=error)
-    return FleetError("Something went wrong here; the log has the details.")
+    return _Told(500, "Something went wrong here; the log has the details.")
 
 
 def _someone(request: Request) -> Session | None:

@@ -1,0 +1,140 @@
+"""A home with a migrated database, the whole fleet over it, and people of every role."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from people import ADMIN, principal
+
+from modelfleet.core.authorization import Principal, Role
+from modelfleet.core.blobs import FolderBlobStore
+from modelfleet.core.database import Database
+from modelfleet.core.layout import Layout
+from modelfleet.registry import Entry, NewVersion, Version
+from modelfleet.wiring import Fleet
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database without rows; made once, copied by every test that wants one."""
+    import modelfleet.wiring  # noqa: F401 - declares every table
+    from modelfleet.core.migrate import migrate
+
+    path = tmp_path_factory.mktemp("empty") / "fleet.db"
+    made = Database(path)
+    migrate(made)
+    made.close()
+    return path
+
+
+@pytest.fixture
+def layout(tmp_path: Path, empty_database: Path) -> Layout:
+    found = Layout(tmp_path / "home")
+    found.home.mkdir()
+    shutil.copy(empty_database, found.fleet_database)
+    return found
+
+
+@pytest.fixture
+def database(layout: Layout) -> Iterator[Database]:
+    made = Database(layout.fleet_database)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fleet(layout: Layout) -> Iterator[Fleet]:
+    """Everything wired as in production, nothing started."""
+    from modelfleet.core.settings import load_settings
+    from modelfleet.wiring import build
+
+    made = build(load_settings(layout.home, environment={}))
+    yield made
+    made.converters.close()
+    made.database.close()
+
+
+@pytest.fixture
+def admin() -> Principal:
+    return ADMIN
+
+
+@pytest.fixture
+def people() -> Callable[[Role, str], Principal]:
+    return principal
+
+
+@dataclass
+class Registrar:
+    """Registers small versions through the real registry."""
+
+    fleet: Fleet
+    count: int = 0
+
+    def new(
+        self,
+        *,
+        version: str | None = None,
+        features: int = 2,
+        content: bytes | None = None,
+        python: str = "3.11",
+        dataset: str = "",
+        uses: tuple[str, ...] = (),
+    ) -> NewVersion:
+        self.count += 1
+        artifact = content if content is not None else f"model {self.count}".encode()
+        x = {"name": "x", "datatype": "FP64", "shape": [-1, features]}
+        x["features"] = [f"f{k}" for k in range(features)]
+        info = {
+            "format": 1,
+            "runtime": "sklearn",
+            "artifact": "model.joblib",
+            "method": "predict",
+            "signature": {
+                "inputs": [x],
+                "outputs": [{"name": "prediction", "datatype": "FP64", "shape": [-1]}],
+            },
+            "score": {"output": "prediction", "column": None},
+            "options": {},
+        }
+        files = {"bundle.json": json.dumps(info).encode(), "model.joblib": artifact}
+        blobs = FolderBlobStore(self.fleet.layout.blobs)
+        entries = []
+        for path, data in files.items():
+            sha256, size = blobs.put([data])
+            entries.append(Entry(path, sha256, size))
+        return NewVersion(
+            tuple(entries), ("numpy",), python, version=version, dataset=dataset, uses=uses
+        )
+
+    def model(self, name: str = "churn", team: str = "growth") -> None:
+        self.fleet.registry.create_model(ADMIN, name, owner_team=team)
+
+    def version(self, name: str = "churn", **given: object) -> Version:
+        return self.fleet.registry.register(ADMIN, name, self.new(**given))  # type: ignore[arg-type]
+
+    def ready(self, name: str = "churn", **given: object) -> Version:
+        """A version as the preparing job leaves it, served by its compiled form."""
+        from modelfleet.core.authorization import SYSTEM
+        from modelfleet.registry import Environment, Variant
+
+        made = self.version(name, **given)
+        entries = self.fleet.registry.entries(made.bundle_digest)
+        environment = Environment("e" * 64, "3.11", "linux-x86_64", "numpy==2.0\n")
+        variant = Variant("compiled", made.bundle_digest, None, {})
+        self.fleet.registry.mark_ready(SYSTEM, made, environment, [(variant, entries)], "compiled")
+        return self.fleet.registry.get_version(ADMIN, name, str(made.sequence))
+
+
+@pytest.fixture
+def registrar(fleet: Fleet) -> Registrar:
+    return Registrar(fleet)
