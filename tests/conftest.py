@@ -13,14 +13,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from people import ADMIN, principal
-
 from modelfleet.core.authorization import Principal, Role
 from modelfleet.core.blobs import FolderBlobStore
 from modelfleet.core.database import Database
 from modelfleet.core.layout import Layout
 from modelfleet.registry import Entry, NewVersion, Version
 from modelfleet.wiring import Fleet
+from people import ADMIN, principal
 
 
 @pytest.fixture(scope="session")

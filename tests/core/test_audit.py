@@ -6,12 +6,12 @@ import threading
 
 import pytest
 import sqlalchemy as sa
-from people import ADMIN
 
 from modelfleet.core import audit
 from modelfleet.core.authorization import Resource
 from modelfleet.core.database import Database
 from modelfleet.identity import IdentityService, store
+from people import ADMIN
 
 TABLE = audit.audit_event
 
@@ -62,8 +62,12 @@ def test_tampering_is_found_where_it_was_done(
 def test_a_rehashed_event_breaks_the_next_one(database: Database) -> None:
     write(database, 3)
     with database.begin() as connection:
-        row = dict(connection.execute(sa.select(TABLE).where(TABLE.c.sequence == 2)).mappings().one())
-        first = connection.execute(sa.select(TABLE.c.hash).where(TABLE.c.sequence == 1)).scalar_one()
+        row = dict(
+            connection.execute(sa.select(TABLE).where(TABLE.c.sequence == 2)).mappings().one()
+        )
+        first = connection.execute(
+            sa.select(TABLE.c.hash).where(TABLE.c.sequence == 1)
+        ).scalar_one()
         row["principal"] = "eve"
         forged = audit.chain(first, row)
         connection.execute(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from people import NOBODY, principal
 
 from modelfleet.core.authorization import (
     SYSTEM,
@@ -19,6 +18,7 @@ from modelfleet.core.authorization import (
     decide,
 )
 from modelfleet.core.errors import NotAllowed
+from people import NOBODY, principal
 
 #           viewer  scientist  deployer  approver  admin
 TABLE = {

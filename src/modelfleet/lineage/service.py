@@ -52,9 +52,7 @@ def add_edge(connection: sa.Connection, source: Node, relation: str, destination
 
 def edges_from(connection: sa.Connection, node: Node) -> list[Edge]:
     """What was made of `node`, oldest first."""
-    return _edges(
-        connection, sa.and_(edge.c.source_kind == node.kind, edge.c.source == node.name)
-    )
+    return _edges(connection, sa.and_(edge.c.source_kind == node.kind, edge.c.source == node.name))
 
 
 def _edges(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Edge]:

@@ -35,9 +35,7 @@ def list_alerts(
         asked = {"state": query.state, "q": q, "by": by, "page": view.query.page} | changes
         return "/alerts?" + urlencode({name: value for name, value in asked.items() if value})
 
-    return page(
-        request, "alerts.html", session, view=view, query=query, states=STATES, place=place
-    )
+    return page(request, "alerts.html", session, view=view, query=query, states=STATES, place=place)
 
 
 @router.post("/alerts/{alert_id}/acknowledge", **permits(Action.ACKNOWLEDGE))

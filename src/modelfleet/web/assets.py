@@ -35,9 +35,7 @@ def _load() -> dict[str, Asset]:
         if path.suffix in _TYPES:
             content = path.read_bytes()
             compressed = gzip.compress(content, 9, mtime=0)
-            found[path.name] = Asset(
-                content, compressed, digest(content)[:12], _TYPES[path.suffix]
-            )
+            found[path.name] = Asset(content, compressed, digest(content)[:12], _TYPES[path.suffix])
     return found
 
 

@@ -26,9 +26,7 @@ def show_audit(
     before: Annotated[int | None, Query(ge=1)] = None,
     verify: bool = False,
 ) -> Response:
-    view = audit_view(
-        fleet, session.principal, kind=kind, name=name, before=before, verify=verify
-    )
+    view = audit_view(fleet, session.principal, kind=kind, name=name, before=before, verify=verify)
     asked = {key: value for key, value in {"kind": kind, "name": name}.items() if value}
     older = f"/audit?{urlencode(asked | {'before': view.older})}" if view.older else ""
     return page(

@@ -195,7 +195,9 @@ def _slots(
     return f'<g class="slots">{"".join(found)}</g>'
 
 
-def sparkline(values: Sequence[float | None], limit: float | None = None, css: str = "s1") -> Markup:
+def sparkline(
+    values: Sequence[float | None], limit: float | None = None, css: str = "s1"
+) -> Markup:
     """A small line without axes, for a table cell whose numbers stand beside it."""
     width, height = 96, 22
     known = [value for value in values if value is not None and math.isfinite(value)]

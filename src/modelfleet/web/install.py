@@ -53,7 +53,9 @@ def _to_login(request: Request) -> Response:
     if LIVE_HEADER in request.headers:
         return Response(status_code=401, headers=HEADERS)
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    place = f"/login?next={quote(wanted)}" if request.method == "GET" and wanted != "/" else "/login"
+    place = (
+        f"/login?next={quote(wanted)}" if request.method == "GET" and wanted != "/" else "/login"
+    )
     return RedirectResponse(place, status_code=303, headers=HEADERS)
 
 

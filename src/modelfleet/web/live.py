@@ -51,9 +51,7 @@ class LiveCache:
         if before is None or list(before) != list(digests):
             region = _REGION.search(html)
             return Update(tag, region[1] if region else "", True)
-        changed = [
-            piece for key, piece in _PIECE.findall(html) if before[key] != digests[key]
-        ]
+        changed = [piece for key, piece in _PIECE.findall(html) if before[key] != digests[key]]
         return Update(tag, "".join(changed), False)
 
     def _remember(self, digests: Mapping[str, str]) -> str:

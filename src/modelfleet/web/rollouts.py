@@ -80,9 +80,7 @@ def metric_chart(metric: MetricView, view: RolloutView, replay: Replay | None) -
         ]
         limits = [Limit("allowed", "ink", metric.harm_needed)]
         title = "How far the canary's predictions lie from the stable version's"
-        return line_chart(
-            title, metric.times_us, series, limits=limits, marks=marks, replay=replay
-        )
+        return line_chart(title, metric.times_us, series, limits=limits, marks=marks, replay=replay)
     most = 3 * max(metric.harm_needed, metric.proof_needed) / math.log(10)
     series = [
         Series(name, css, [min(value / math.log(10), most) for value in values])
