@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -56,8 +56,8 @@ def bob(identity: IdentityService) -> Principal:
 
 
 @pytest.fixture
-def actions(database: Database) -> Iterator[Callable[[], list[str]]]:
-    yield lambda: [event.action for event in reversed(audit.events(database))]
+def actions(database: Database) -> Callable[[], list[str]]:
+    return lambda: [event.action for event in reversed(audit.events(database))]
 
 
 # First start -----------------------------------------------------------------------------------

@@ -186,7 +186,8 @@ class IdentityService:
                     table.c.team == grant.team,
                 )
             )
-            self._refuse_lockout(connection)
+            if grant == Grant(Role.ADMIN):
+                self._refuse_lockout(connection)
             details = {"role": grant.role.value, "team": grant.team}
             resource = Resource("principal", found.name)
             audit.record(connection, actor, "remove-grant", resource, details)

@@ -21,10 +21,12 @@ from modelfleet.serving.endpoints import EndpointService
 from modelfleet.telemetry.watch import Watch, WatchedPair
 
 log = structlog.get_logger(__name__)
+_LOOK_SECONDS = 1.0
+"""How often the others look: monitors, and whoever lets warm helpers go."""
 
 
 class Reconciler:
-    """Runs in a thread of the control plane. `others` are run once a round, each on its own."""
+    """Runs in a thread of the control plane. `others` are run once a second, each on its own."""
 
     def __init__(
         self,
@@ -60,11 +62,14 @@ class Reconciler:
             self._thread.join()
 
     def _loop(self) -> None:
+        looked = 0.0
         while not self._stop.is_set():
             began = time.monotonic()
             self._guarded(self._main)
-            for other in self._others:
-                self._guarded(other)
+            if began - looked >= _LOOK_SECONDS:
+                looked = began
+                for other in self._others:
+                    self._guarded(other)
             self._stop.wait(max(self._interval - (time.monotonic() - began), 0.01))
 
     def _guarded(self, part: Callable[[], None]) -> None:

@@ -151,14 +151,16 @@ class TrafficController:
         if plan.config.revision != self._config.revision:
             write_atomically(self._path, msgspec.json.encode(plan.config))
             self._config = plan.config
-        if self._rooms.gateway.acknowledged() != self._config.revision:
+        running = self._rooms.gateway.acknowledged()
+        if running != self._config.revision:
             try:
                 self._rooms.gateway.write(self._config)
             except FleetError as error:
                 log.error("gateway refused", revision=self._config.revision, error=error.message)
                 return
+            running = self._rooms.gateway.acknowledged()
         self._rooms.gateway.tidy()
-        if self._rooms.gateway.acknowledged() == self._config.revision:
+        if running == self._config.revision:
             known = {one.id: one.applied_revision for one in endpoints}
             self._rooms.endpoints.mark_applied(
                 {e: r for e, r in plan.applied.items() if known.get(e) != r}

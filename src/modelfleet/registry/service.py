@@ -40,6 +40,7 @@ class RegistryService:
         self._database = database
         self._bundles = bundles
         self._jobs = jobs
+        self._ready: dict[str, Version] = {}
 
     # Models ------------------------------------------------------------------------------------
 
@@ -316,10 +317,19 @@ class RegistryService:
         return {one.index: one for one in found}
 
     def versions_by_id(self, version_ids: Sequence[str]) -> dict[str, Version]:
-        """For the platform's own rooms: no check of who asks."""
-        with self._database.read() as connection:
-            found = store.versions(connection, model_version.c.id.in_(version_ids))
-        return {one.id: one for one in found}
+        """For the platform's own rooms: no check of who asks.
+
+        Versions that are ready never change, so they are remembered; only their `aliases` may be
+        those of an earlier moment.
+        """
+        known = {v: self._ready[v] for v in version_ids if v in self._ready}
+        missing = [v for v in version_ids if v not in known]
+        if missing:
+            with self._database.read() as connection:
+                found = store.versions(connection, model_version.c.id.in_(missing))
+            known |= {one.id: one for one in found}
+            self._ready |= {one.id: one for one in found if one.status == "ready"}
+        return known
 
     def variants(self, version_ids: Sequence[str]) -> dict[str, list[Variant]]:
         with self._database.read() as connection:
@@ -372,6 +382,7 @@ class RegistryService:
             remove_edges(connection, Node("version", found.name))
             details = {"version": found.version, "bundle": found.bundle_digest}
             audit.record(connection, actor, "delete-version", resource, details)
+            self._ready.pop(found.id, None)
 
     def _point_latest(self, connection: sa.Connection, model_id: str) -> None:
         latest = connection.execute(

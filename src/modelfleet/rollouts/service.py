@@ -257,6 +257,19 @@ class RolloutService:
                 self._make(connection, fresh, place, move, state)
             return move is not None
 
+    def _orphaned(self, connection: sa.Connection, row: Row) -> None:
+        """The endpoint was deleted: nothing is left to move."""
+        sentence = "The endpoint was deleted."
+        store.update(
+            connection,
+            row.id,
+            state=State.ROLLED_BACK.value,
+            sentence=sentence,
+            ended_at=now_us(),
+        )
+        registry_store.let_go(connection, row.to_version_id, f"rollout/{row.id}")
+        store.add_move(connection, row.id, State.ROLLED_BACK, row.step, sentence, SYSTEM.name)
+
     def _judge(
         self, connection: sa.Connection, row: Row, stable: Version | None, canary: Version
     ) -> tuple[JudgeState, Verdict | None]:
