@@ -229,9 +229,8 @@ def split_bar(shares: Sequence[tuple[float, str]]) -> Markup:
     """Shares of a whole (0..1) with their classes, side by side. The words stand beside it."""
     found, at = [], 0.0
     for share, css in shares:
-        found.append(
-            f'<rect class="fill {css}" x="{100 * at:.1f}" y="0" width="{100 * share:.1f}" height="6"/>'
-        )
+        place = f'x="{100 * at:.1f}" y="0" width="{100 * share:.1f}" height="6"'
+        found.append(f'<rect class="fill {css}" {place}/>')
         at += share
     return Markup(
         '<svg class="split" viewBox="0 0 100 6" width="100" height="6" '
@@ -281,7 +280,6 @@ def _bin_labels(bins: Sequence[Bin], left: float, slot: float, height: int) -> l
             anchor = "start" if number == 0 else "end"
             at = left if number == 0 else left + count * slot
         label = escape(bins[number].label)
-        found.append(
-            f'<text class="tick" x="{at:.1f}" y="{height - 8}" text-anchor="{anchor}">{label}</text>'
-        )
+        place = f'x="{at:.1f}" y="{height - 8}" text-anchor="{anchor}"'
+        found.append(f'<text class="tick" {place}>{label}</text>')
     return found

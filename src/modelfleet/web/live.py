@@ -1,8 +1,8 @@
 """What changed on a page since somebody last looked.
 
 A template frames the live region with `<!--live-->` and `<!--/live-->`, and in it each piece with
-`<!--[key]-->` and `<!--[/]-->`; a piece is one element with an id. A page that polls names the tag of
-what it has; the answer holds only the pieces that differ from that. Tags name content, so that
+`<!--[key]-->` and `<!--[/]-->`; a piece is one element with an id. A page that polls names the tag
+of what it has; the answer holds only the pieces that differ from that. Tags name content, so that
 viewers of the same page share them.
 """
 

@@ -8,7 +8,7 @@ can send these forms for them.
 from __future__ import annotations
 
 import secrets
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
@@ -86,7 +86,7 @@ def _form(
     status: int = 200,
     *,
     problem: str = "",
-    **context: object,
+    **context: Any,
 ) -> Response:
     secret = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24)
     response = page(
