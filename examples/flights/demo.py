@@ -109,7 +109,7 @@ def _connected(home: Path, up: subprocess.Popen[bytes]) -> Client:
     while time.monotonic() < end:
         if up.poll() is not None:
             break
-        if "Pages" in (home / "up.log").read_text():
+        if "Metrics" in (home / "up.log").read_text():
             return Client(home=home)
         time.sleep(0.1)
     raise SystemExit(f"modelfleet did not start:\n{(home / 'up.log').read_text()}")
@@ -301,9 +301,7 @@ def run(arguments: Arguments) -> int:
             "seconds": round(time.monotonic() - began, 1),
         }
         console.print(summary(result, rollouts, len(fleet)))
-        link = client.api.post("/v1/login-links")
-        assert isinstance(link, dict)
-        console.print(f"Pages: {client.api.url}{link['path']}  (logs you in, once)")
+        console.print(f"Look around: modelfleet fleet --home {arguments.home}")
         if not arguments.exit:
             console.print("Stays up until Ctrl-C.")
             _wait_for_interrupt()
