@@ -41,6 +41,7 @@ class OnnxRuntime:
             import onnxruntime as ort
         except ModuleNotFoundError as error:
             raise LoadError("this environment does not have onnxruntime") from error
+        ort.disable_telemetry_events()
         try:
             self._session = ort.InferenceSession(
                 str(artifact), _options(ort), providers=["CPUExecutionProvider"]
