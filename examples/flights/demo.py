@@ -211,6 +211,7 @@ def note_replay(arguments: Arguments) -> None:
     note = {
         "start": datetime.now(UTC).isoformat(),
         "from": "2013-07-01",
+        "until": "2013-12-31",
         "seconds_per_day": arguments.seconds / (365 - models.FIRST_HALF),
     }
     (arguments.home / "run" / "replay.json").write_text(json.dumps(note))
@@ -301,7 +302,9 @@ def run(arguments: Arguments) -> int:
             "seconds": round(time.monotonic() - began, 1),
         }
         console.print(summary(result, rollouts, len(fleet)))
-        console.print(f"Look around: modelfleet fleet --home {arguments.home}")
+        link = client.api.post("/v1/login-links")
+        assert isinstance(link, dict)
+        console.print(f"Pages: {client.api.url}{link['path']}  (logs you in, once)", soft_wrap=True)
         if not arguments.exit:
             console.print("Stays up until Ctrl-C.")
             _wait_for_interrupt()

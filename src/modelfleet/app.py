@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 from fastapi import FastAPI
 
-from modelfleet import __version__
+from modelfleet import __version__, web
 from modelfleet.api import base, evidence, identity, registry, serving
 from modelfleet.client.transport import ports_of
 from modelfleet.core.settings import load_settings
@@ -32,6 +32,7 @@ def create_app(fleet: Fleet) -> FastAPI:
     base.install(app)
     for module in (registry, serving, evidence, identity):
         app.include_router(module.router)
+    web.install(app)
     return app
 
 

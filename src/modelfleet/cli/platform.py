@@ -40,7 +40,10 @@ def _announce(status: Any) -> None:
     from modelfleet.client.transport import key_of
 
     with Client(home=status.home) as client:
-        click.echo(f"API         {client.api.url}/v1")
+        found: Any = client.api.post("/v1/login-links")
+        api = client.api.url
+        click.echo(f"Pages       {api}{found['path']}  (logs you in, once, for ten minutes)")
+        click.echo(f"API         {api}/v1")
         click.echo(f"Predictions {client.gateway_url}/v2/models/NAME/infer")
         click.echo(f"Metrics     http://127.0.0.1:{status.ports.metrics}/metrics")
     if key_of(status.home):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelfleet.core.authorization import Action, Principal
 from modelfleet.monitoring import AlertInfo
@@ -91,7 +91,7 @@ def arrange(alerts: Sequence[AlertInfo], principal: Principal, query: AlertQuery
         AlertGroup(name, len(members[name]), _worst(members[name]), tuple(cards))
         for name, cards in shown.items()
     )
-    return AlertsView(query, groups, len(flat), pages, summary)
+    return AlertsView(replace(query, page=page), groups, len(flat), pages, summary)
 
 
 def card(alert: AlertInfo, principal: Principal) -> AlertCard:

@@ -47,9 +47,13 @@ def histogram(evidence: Mapping[str, object]) -> tuple[Bin, ...]:
 
 def _labels(found: _Evidence) -> list[str]:
     if found.kind == "levels":
-        return [*(str(level) for level in found.levels), "unseen", "missing"]
+        return [*(_level(level) for level in found.levels), "unseen", "missing"]
     if not found.edges:
         return ["any", "missing"]
     edges = [f"{edge:.4g}" for edge in found.edges]
     between = [f"{low} to {high}" for low, high in itertools.pairwise(edges)]
     return [f"below {edges[0]}", *between, f"{edges[-1]} and more", "missing"]
+
+
+def _level(level: str | float) -> str:
+    return level if isinstance(level, str) else f"{level:.6g}"

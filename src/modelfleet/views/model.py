@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from modelfleet.core.audit import AuditEvent
 from modelfleet.core.authorization import Action, Principal
 from modelfleet.core.clock import now_us
@@ -12,6 +14,7 @@ from modelfleet.gates import GateRun, list_runs
 from modelfleet.lineage import Edge, Node
 from modelfleet.registry import Model, Variant, Version
 from modelfleet.rollouts.store import Rollout
+from modelfleet.serving.compile import Conversion
 from modelfleet.serving.endpoints import FULL, Endpoint
 from modelfleet.telemetry.views import History, PredictionView, Total
 from modelfleet.views.audit import events_of_model
@@ -45,6 +48,8 @@ class VersionView:
     errors: int
     share: float | None
     """of live traffic at some endpoint; None if it isn't routed"""
+    conversion: Conversion | None
+    """how source and compiled compared; None if that was not measured"""
 
 
 @dataclass(frozen=True)
@@ -193,9 +198,17 @@ def _versions(
             requests=totals[one.index].requests if one.index in totals else 0,
             errors=totals[one.index].errors if one.index in totals else 0,
             share=shares.get(one.id),
+            conversion=_conversion(variants.get(one.id, ())),
         )
         for one in versions
     )
+
+
+def _conversion(variants: Sequence[Variant]) -> Conversion | None:
+    try:
+        return msgspec.convert(variants[0].evidence, Conversion) if variants else None
+    except msgspec.ValidationError:  # of a variant that was made otherwise
+        return None
 
 
 def _predictions(

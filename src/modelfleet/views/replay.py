@@ -31,12 +31,15 @@ class Replay:
     until: date | None = None
 
     def date_at(self, moment_us: int) -> date | None:
-        """The date that a moment stands for; None before the replay began."""
-        if moment_us < self.start_us:
-            return None
+        """The date that a moment stands for; None before the replay began and after its end."""
         days = (moment_us - self.start_us) / 1e6 / self.seconds_per_day
         last = self.until or date.max
-        return last if days >= (last - self.first).days else self.first + timedelta(int(days))
+        if not 0 <= days < (last - self.first).days + 1:
+            return None
+        return self.first + timedelta(int(days))
+
+    def is_over(self, moment_us: int) -> bool:
+        return moment_us >= self.start_us and self.date_at(moment_us) is None
 
 
 def read_replay(layout: Layout) -> Replay | None:

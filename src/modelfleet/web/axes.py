@@ -37,15 +37,16 @@ class TimeLabel:
 
 def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """About `count` round numbers that enclose [low, high]: steps of 1, 2, 2.5 or 5."""
-    if not math.isfinite(low + high) or high <= low:
-        high = low + 1.0 if math.isfinite(low) else 1.0
-        low = low if math.isfinite(low) else 0.0
+    if not math.isfinite(low + high):
+        low, high = 0.0, 1.0
+    if high - low <= 1e-9 * max(1.0, abs(low), abs(high)):
+        high = low + max(1.0, abs(low))
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * power >= raw * 0.999)
     first = math.floor(low / step)
     last = math.ceil(high / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, last + 1)]
+    return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 
 
 def time_labels(

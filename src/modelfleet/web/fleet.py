@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from modelfleet.core.authorization import Action
 from modelfleet.views import fleet_table
-from modelfleet.views.fleet import fleet_view
+from modelfleet.views.fleet import RECENT_WINDOWS, fleet_view
 from modelfleet.web.base import FleetDep, Viewer, permits, require
 from modelfleet.web.render import page
 
@@ -54,6 +54,7 @@ def show_fleet(
         query=query,
         teams=sorted({row.team for row in view.rows} | ({team} if team else set())),
         states=fleet_table.STATES,
+        recent=RECENT_WINDOWS,
         headings=[heading(name, title, query) for name, title in HEADINGS.items()],
     )
 

@@ -63,6 +63,8 @@ def compact(value: object) -> str:
         return value
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(compact(one) for one in value)}]"
     return json.dumps(value, default=str)
 
 

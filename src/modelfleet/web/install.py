@@ -25,13 +25,15 @@ log = structlog.get_logger(__name__)
 _PROGRAMS = ("/v1/", "/v2/", "/healthz", "/metrics")
 """Addresses that programs call: their errors stay problem+json."""
 
+PAGES = tuple(one.router for one in (login, fleet, models, rollouts, alerts, audit, assets))
+
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 def install(app: FastAPI) -> None:
     """Call it after the API has installed its error handlers: programs keep getting those."""
-    for module in (login, fleet, models, rollouts, alerts, audit, assets):
-        app.include_router(module.router)
+    for router in PAGES:
+        app.include_router(router)
     for kind in (FleetError, RequestValidationError, HTTPException, Exception):
         theirs = cast("Handler", app.exception_handlers[kind])
         app.add_exception_handler(kind, _either(theirs))

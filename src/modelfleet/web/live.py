@@ -26,7 +26,7 @@ _REMEMBERED = 128
 class Update:
     tag: str
     html: str
-    """the pieces that changed, one after the other; or the whole region"""
+    """the pieces that changed, each in its frame; or the whole region"""
     whole: bool
     """pieces came, went or moved: the region must be drawn anew"""
 
@@ -51,7 +51,7 @@ class LiveCache:
         if before is None or list(before) != list(digests):
             region = _REGION.search(html)
             return Update(tag, region[1] if region else "", True)
-        changed = [piece for key, piece in _PIECE.findall(html) if before[key] != digests[key]]
+        changed = [one[0] for one in _PIECE.finditer(html) if before[one[1]] != digests[one[1]]]
         return Update(tag, "".join(changed), False)
 
     def _remember(self, digests: Mapping[str, str]) -> str:

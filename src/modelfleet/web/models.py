@@ -51,8 +51,8 @@ def traffic_chart(history: History, replay: Replay | None) -> str:
     """Requests and errors a second."""
     step = step_us(history)
     series = [
-        Series("requests", "s1", (history.requests * 1e6 / step).tolist()),
         Series("errors", "bad", (history.errors * 1e6 / step).tolist()),
+        Series("requests", "s1", (history.requests * 1e6 / step).tolist()),
     ]
     starts = [int(at) for at in history.start_us]
     return line_chart(

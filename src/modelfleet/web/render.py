@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import Request
@@ -12,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from modelfleet.core.authorization import Action
 from modelfleet.core.clock import now_us
 from modelfleet.identity.store import Session
+from modelfleet.views.fleet import RouteView
 from modelfleet.views.replay import read_replay
 from modelfleet.web import assets, charts, formats
 from modelfleet.web.base import fleet_of, token
@@ -45,8 +47,14 @@ def _environment() -> Environment:
         sparkline=charts.sparkline,
         split_bar=charts.split_bar,
         histogram_chart=charts.histogram_chart,
+        bar=_bar,
     )
     return made
+
+
+def _bar(routes: Sequence[RouteView]) -> list[tuple[float, str]]:
+    """The shares of an endpoint's routes and the classes of their colours."""
+    return [(route.weight, f"s{k % 3 + 1}") for k, route in enumerate(routes)]
 
 
 _pages = _environment()
@@ -69,6 +77,7 @@ def page(
         "csrf": token(session.csrf) if session else form_token,
         "replay": replay,
         "today": replay.date_at(now_us()) if replay else None,
+        "replay_over": replay is not None and replay.is_over(now_us()),
         "when": formats.clock(replay),
     }
     html = _pages.get_template(template).render(shown | context)

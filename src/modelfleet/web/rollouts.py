@@ -75,8 +75,8 @@ def metric_chart(metric: MetricView, view: RolloutView, replay: Replay | None) -
     marks = [Mark(at, name) for at, name in view.marks_us]
     if metric.is_distance:
         series = [
-            Series("at least", "bad", metric.harm),
-            Series("at most", "good", metric.proof),
+            Series("at least", "bad", [max(value, 0.0) for value in metric.harm]),
+            Series("at most", "good", [min(value, 1.0) for value in metric.proof]),
         ]
         limits = [Limit("allowed", "ink", metric.harm_needed)]
         title = "How far the canary's predictions lie from the stable version's"
