@@ -6,6 +6,8 @@ seen is always in the log, even if the process is killed the moment after.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 import zlib
 from typing import Optional
@@ -14,7 +16,7 @@ from modelfleet_worker import log
 from modelfleet_worker.http import Connection, Request, error_body
 from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
 from modelfleet_worker.oip import BadRequest
-from modelfleet_worker.peers import is_deadly
+from modelfleet_worker.peers import Finding, examine
 from modelfleet_worker.resident import Resident
 from modelfleet_worker.wire.control import ControlBlock
 from modelfleet_worker.wire.ids import format_id, uuid7_at
@@ -22,6 +24,9 @@ from modelfleet_worker.wire.segment import SHADOW, Record, SegmentWriter, encode
 from modelfleet_worker.wire.signature import Array
 from modelfleet_worker.wire.tensors import pack
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.08
+LOOKS = 16
+"""How often, over about a second, a request that a dead worker holds is looked for again."""
 _ENCODINGS = {b"gzip": 31, b"deflate": 15}
 
 
@@ -97,12 +102,27 @@ class Exchange:
         """Decode, run the model here or in its lane, answer."""
         self._resident = resident
         self._version = resident.version.index
+        if self._attempt > 1:
+            self._run_if_innocent(resident, body, 0)
+        else:
+            self._run(resident, body)
+
+    def _run_if_innocent(self, resident: Resident, body: bytes, looks: int) -> None:
+        """Run what was tried before, unless it brought down the worker that ran it."""
+        finding = examine(self._books.control, self._books.pool, self._request_id)
+        if finding is Finding.INNOCENT:
+            self._run(resident, body)
+        elif finding is Finding.LEFT_BY_THE_DEAD and looks < LOOKS:
+            pause = min(FIRST_PAUSE * 2**looks, LONGEST_PAUSE)
+            asyncio.get_running_loop().call_later(
+                pause, self._run_if_innocent, resident, body, looks + 1
+            )
+        else:
+            self.fail(500, "this request stopped the worker that ran it before")
+
+    def _run(self, resident: Resident, body: bytes) -> None:
         try:
             self._check_time()
-            if self._attempt > 1 and is_deadly(
-                self._books.control, self._books.pool, self._request_id
-            ):
-                raise Refusal(500, "this request stopped the worker that ran it before")
             encoding = self._headers.get(b"content-encoding")
             if encoding is not None:
                 body = self._inflated(body, encoding)
@@ -132,7 +152,8 @@ class Exchange:
     # lane.Call
 
     def started(self) -> None:
-        self._slot = self._books.control.occupy(self._version, self._request_id)
+        resident = self._resident
+        self._occupy(resident.lane.thread if resident is not None else 0)
 
     def ended(self) -> None:
         self._books.control.release(self._slot)
@@ -148,8 +169,11 @@ class Exchange:
 
     # steps
 
+    def _occupy(self, thread: int) -> None:
+        self._slot = self._books.control.occupy(self._version, self._request_id, thread)
+
     def _run_inline(self, resident: Resident) -> None:
-        self.started()
+        self._occupy(threading.get_ident())
         begun = time.perf_counter()
         try:
             outcome: Outcome = resident.execute(self.inputs, self.rows)

@@ -79,6 +79,11 @@ class Lane:
         return bool(self._running)
 
     @property
+    def thread(self) -> int:
+        """Identifier of its thread; 0 before the first call."""
+        return self._thread.ident or 0 if self._thread is not None else 0
+
+    @property
     def row_s(self) -> float:
         """Smoothed seconds of one batch."""
         return self._batch_s
@@ -136,10 +141,10 @@ class Lane:
             batch.append(self._waiting.popleft())
         self._running = batch
         self._began = time.monotonic()
-        for call in batch:
-            call.started()
         if self._thread is None:
             self._thread = _start_thread(self._work, self._name)
+        for call in batch:
+            call.started()
         self._inbox.put(batch)
 
     def _work(self) -> None:

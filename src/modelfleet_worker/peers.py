@@ -4,44 +4,77 @@ A gateway retries a request whose worker died. If the request was the reason, th
 the next worker, and so on. Before it runs a request for the second time, a worker therefore looks
 for it in the in-flight slots of its pool: one that a dead worker left, or that a silent or stuck
 one still holds, is answered with an error that nobody retries.
+
+A worker that somebody killed from outside leaves its slots, too. The host agent tells the two
+apart: it clears the block of a worker that was killed, and puts aside (`.dead`) that of one which
+died by itself. The retry may be faster than the agent: a request that only a dead worker holds is
+therefore looked for again, until the agent has decided or was given the time.
+
+Of the requests that a dead worker held, those are to blame whose thread brought it down; all, if
+that was another thread or is not known.
 """
 
 from __future__ import annotations
 
+import enum
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from modelfleet_worker.wire.control import ControlBlock
+from modelfleet_worker.wire.control import DEAD_SUFFIX, ControlBlock, Slot
 
 SILENT_SECONDS = 2.0
 STUCK_SECONDS = 10.0
 
 
-def is_deadly(own: ControlBlock, pool: str, request_id: str) -> bool:
-    """Does a dead, silent or stuck worker of this pool hold that request?"""
+class Finding(enum.IntEnum):
+    """What the slots of a pool say of a request; the largest of all its workers counts."""
+
+    INNOCENT = 0
+    LEFT_BY_THE_DEAD = 1
+    """A dead worker holds it, and the agent has not said yet how that one died."""
+    DEADLY = 2
+    """A worker died of its own doing with it, or lives and is silent or stuck."""
+
+
+def examine(own: ControlBlock, pool: str, request_id: str) -> Finding:
+    """Look for the request in the slots of this pool's workers."""
     wanted = request_id[:36]
     if any(slot.request_id == wanted and slot.age() > STUCK_SECONDS for slot in own.slots()):
-        return True
-    return any(_holds(path, wanted) for path in _peers(own.path, pool))
+        return Finding.DEADLY
+    found = (_look(path, wanted) for path in _peers(own.path, pool))
+    return max(found, default=Finding.INNOCENT)
 
 
 def _peers(own: Path, pool: str) -> list[Path]:
-    name = re.compile(re.escape(pool) + r"-\d+\.ctl")
+    name = re.compile(re.escape(pool) + rf"-\d+(\.ctl|{re.escape(DEAD_SUFFIX)})")
     # Opening one's own block a second time and closing it would drop the lock that says "alive".
     return [p for p in own.parent.iterdir() if name.fullmatch(p.name) and p.name != own.name]
 
 
-def _holds(path: Path, request_id: str) -> bool:
+def _look(path: Path, request_id: str) -> Finding:
     try:
         block = ControlBlock.open(path)
     except (OSError, ValueError):
-        return False  # it was removed or is being made
+        return Finding.INNOCENT  # it was removed or is being made
     with block:
-        for slot in block.slots():
+        slots = block.slots()
+        for slot in slots:
             if slot.request_id == request_id:
-                return (
-                    not block.alive()
-                    or block.snapshot().silent_for() > SILENT_SECONDS
-                    or slot.age() > STUCK_SECONDS
-                )
-    return False
+                if path.suffix == DEAD_SUFFIX:
+                    return (
+                        Finding.DEADLY
+                        if _is_to_blame(slot, slots, block.culprit())
+                        else Finding.INNOCENT
+                    )
+                if not block.alive():
+                    return Finding.LEFT_BY_THE_DEAD
+                silent = block.snapshot().silent_for() > SILENT_SECONDS
+                if silent or slot.age() > STUCK_SECONDS:
+                    return Finding.DEADLY
+    return Finding.INNOCENT
+
+
+def _is_to_blame(slot: Slot, slots: Sequence[Slot], culprit: int) -> bool:
+    known = any(other.thread == culprit for other in slots)
+    return not known or slot.thread == culprit

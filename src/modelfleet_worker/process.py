@@ -59,6 +59,7 @@ class Worker:
         self._arguments = arguments
         self._loop = loop
         self._control = _take_over(arguments)
+        self._control.watch_for_crashes()
         self._segments = SegmentWriter(
             arguments.home / "segments",
             arguments.pool,

@@ -8,7 +8,8 @@ back, every tick counts once, and every history ends.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, NotAllowed, Referenced
 from modelfleet.core.jobs import LocalJobRunner
 from modelfleet.core.layout import Layout
-from modelfleet.core.migrate import migrate
 from modelfleet.registry import BundleStore, Entry, Environment, NewVersion, RegistryService
 from modelfleet.rollouts.judge import Arm, Tick
 from modelfleet.rollouts.plan import Spec, Strategy
@@ -44,6 +44,9 @@ class Ticks:
     def tick_at(self, moment_us: int) -> int:
         return 0
 
+    def closed_tick(self) -> int:
+        return 1_000_000
+
     def ticks(self, stable: int, canary: int, after: int) -> Sequence[Tick]:
         return [tick for tick in self.closed if tick.number > after]
 
@@ -53,7 +56,6 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.database = Database(folder / "fleet.db")
-        migrate(self.database)
         blobs = FolderBlobStore(folder / "blobs")
         bundles = BundleStore(Layout(folder), blobs)
         self.registry = RegistryService(self.database, bundles, LocalJobRunner(self.database, {}))
@@ -125,8 +127,11 @@ def shifted(number: int) -> Tick:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path, empty_database: Path) -> Iterator[World]:
+    shutil.copy(empty_database, tmp_path / "fleet.db")
+    made = World(tmp_path)
+    yield made
+    made.database.close()
 
 
 def test_proof_promotes(world: World) -> None:
@@ -207,8 +212,7 @@ def test_a_second_rollout_is_refused_and_a_used_version_stays(world: World) -> N
             world.registry.delete_version(SYSTEM, "m", number)
 
 
-def test_a_first_deployment_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    world = World(tmp_path)
+def test_a_first_deployment_that_fails_leaves_nothing_behind(world: World) -> None:
     world.endpoints.delete(SYSTEM, "m")
     rollout = world.start("1.1.0", FAST)
     world.advance()

@@ -9,7 +9,7 @@ import anyio
 import anyio.from_thread
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from modelfleet.api.base import Caller, FleetDep, permits
 from modelfleet.core.authorization import Action, Resource, authorize_somewhere
@@ -55,7 +55,7 @@ class VersionBody(Body):
     experiment: str = "default"
     run_name: str = ""
     parameters: dict[str, str] = Field(default_factory=dict)
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     dataset: str = ""
     git_commit: str = ""
     uses: list[str] = Field(default_factory=list)

@@ -135,13 +135,27 @@ def start_rollout(
     spec: dict[str, object] = {"strategy": strategy}
     spec |= {"step_seconds": step_seconds, "bake_seconds": bake_seconds}
     if strategy == "canary":
-        spec["weights"] = [round(100 * float(part)) for part in weights.split(",")]
+        spec["weights"] = _basis_points(weights)
     if spec_file is not None:
-        spec = json.load(spec_file)
+        spec = _json(spec_file, "the spec is")
     with client(home, url) as connection:
         _start(
             connection, {"model": model, "version": version, "spec": spec}, endpoint, wait, as_json
         )
+
+
+def _basis_points(weights: str) -> list[int]:
+    try:
+        return [round(100 * float(part)) for part in weights.split(",")]
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{weights!r} is no list of percents like 5,25,50") from error
+
+
+def _json(file: Any, what: str) -> Any:
+    try:
+        return json.load(file)
+    except ValueError as error:
+        raise click.BadParameter(f"{what} not JSON: {error}") from error
 
 
 def _start(
@@ -229,9 +243,6 @@ def predict(
     as_json: bool,
 ) -> None:
     """Call ENDPOINT with INPUTS: JSON, a matrix or a mapping of columns (default: stdin)."""
-    try:
-        given = json.load(inputs)
-    except json.JSONDecodeError as error:
-        raise click.BadParameter(f"the inputs are not JSON: {error}") from error
+    given = _json(inputs, "the inputs are")
     with client(home, url) as connection:
         show(connection.predict(endpoint, given, version=version), as_json)

@@ -25,10 +25,15 @@ def encode(inputs: object) -> dict[str, object]:
     """The body of an inference request.
 
     inputs: a matrix (numpy or nested lists; sent as the tensor `x`), or a mapping of tensor name
-    to values. Lists of whole numbers in a mapping go as INT64, other numbers as FP64.
+    to values, or a frame (its columns). Lists of whole numbers in a mapping go as INT64, other
+    numbers as FP64.
     """
     if isinstance(inputs, Mapping):
         return {"inputs": [_tensor(str(name), values) for name, values in inputs.items()]}
+    columns = getattr(inputs, "columns", None)
+    if columns is not None:  # a polars or pandas frame
+        frame: Any = inputs
+        return {"inputs": [_tensor(str(name), frame[name].to_numpy()) for name in columns]}
     return {"inputs": [_tensor("x", inputs, matrix=True)]}
 
 
@@ -50,7 +55,7 @@ def _described(
 
 def _flatten(values: Any) -> tuple[list[int], list[Any]]:
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
-        return [], [values]
+        return [], [values.item() if hasattr(values, "item") else values]
     shape: list[int] = []
     flat: list[Any] = []
     for one in values:

@@ -15,8 +15,9 @@ from modelfleet.engines import PoolDemand
 from modelfleet.engines.local import Confinement, ProcessSpec, WorkerKit
 from modelfleet.engines.local.confine import plan, user_ids
 from modelfleet.engines.local.pools import worker_name
-from modelfleet.serving.pulse import create_control_block, read_pulse
+from modelfleet.serving.pulse import create_control_block, keep_for_peers, read_pulse
 
+_HANG_SECONDS = 30.0
 _INHERITED = ("LANG", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "TZ")
 
 
@@ -38,6 +39,8 @@ def worker_kit(settings: Settings) -> WorkerKit:
         spec=lambda demand, replica: worker_spec(settings, demand, replica),
         prepare=prepare,
         pulse=lambda pool, replica: read_pulse(layout.control_block(pool, replica)),
+        blame=lambda pool, replica: keep_for_peers(layout.control_block(pool, replica)),
+        longest_run_seconds=max(settings.serving.request_timeout_ms / 1000, _HANG_SECONDS),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from modelfleet.core.clock import now_us
 from modelfleet.core.errors import FleetError
 from modelfleet.core.files import write_atomically
 from modelfleet.core.settings import Settings
@@ -65,6 +66,7 @@ class TrafficController:
             before,
             replicas=self._settings.serving.replicas,
             memory_mb=self._settings.serving.memory_mb,
+            first_revision=now_us(),
         )
         pools.write_pools(self._layout, before, planned)
         residency = pools.observe(self._layout, planned)

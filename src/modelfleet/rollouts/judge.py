@@ -187,10 +187,10 @@ def _latency(state: Latency, analysis: Analysis, a: Arm, b: Arm) -> Latency:
     if state.threshold_us is None:
         warm_up = _add(state.warm_up, a.latency)
         ticks = state.ticks + 1
-        if ticks < WARM_UP_TICKS or sum(warm_up) < analysis.min_samples:
+        if ticks < WARM_UP_TICKS or sum(warm_up) < max(analysis.min_samples, 1):
             return replace(state, warm_up=warm_up, ticks=ticks)
         counts = np.array(warm_up, dtype=np.int64)
-        threshold = quantile_us(counts, analysis.latency_quantile)
+        threshold = _nearest_bound(quantile_us(counts, analysis.latency_quantile))
         return replace(state, warm_up=(), ticks=ticks, threshold_us=threshold)
     stable = np.array(a.latency, dtype=np.int64)
     canary = np.array(b.latency or (0,) * BUCKETS, dtype=np.int64)
@@ -205,6 +205,11 @@ def _latency(state: Latency, analysis: Analysis, a: Arm, b: Arm) -> Latency:
         harm=state.harm.update(n_a, slow, n_b, int(canary[above + 1 :].sum())),
         proof=state.proof.update(n_a, slow, n_b, int(canary[below + 1 :].sum())),
     )
+
+
+def _nearest_bound(latency_us: float) -> float:
+    """A bucket bound, so that what is slower than it can be counted exactly."""
+    return float(BOUNDS_US[np.abs(np.log(BOUNDS_US / latency_us)).argmin()])
 
 
 def verdict(

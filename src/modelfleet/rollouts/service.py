@@ -49,6 +49,9 @@ class TickSource(Protocol):
     def tick_at(self, moment_us: int) -> int:
         """The number of the tick in which a moment lies."""
 
+    def closed_tick(self) -> int:
+        """The number of the newest tick that is closed; those up to it don't change any more."""
+
 
 @dataclass(frozen=True)
 class Details:
@@ -247,28 +250,20 @@ class RolloutService:
             if applied and fresh.applied_at is None:
                 fresh = replace(fresh, applied_at=now_us())
                 store.update(connection, fresh.id, applied_at=fresh.applied_at)
+            bake_judged = self._bake_is_closed(fresh)
             state, verdict = self._judge(connection, fresh, stable, canary)
-            move = decide(
-                fresh.spec,
-                _observed(fresh, stable, canary, applied, verdict, state, load_errors),
-                fresh.desired,
-            )
+            seen = _observed(fresh, stable, canary, applied, verdict, state, load_errors)
+            move = decide(fresh.spec, replace(seen, bake_judged=bake_judged), fresh.desired)
             if move is not None:
                 self._make(connection, fresh, place, move, state)
             return move is not None
 
-    def _orphaned(self, connection: sa.Connection, row: Row) -> None:
-        """The endpoint was deleted: nothing is left to move."""
-        sentence = "The endpoint was deleted."
-        store.update(
-            connection,
-            row.id,
-            state=State.ROLLED_BACK.value,
-            sentence=sentence,
-            ended_at=now_us(),
-        )
-        registry_store.let_go(connection, row.to_version_id, f"rollout/{row.id}")
-        store.add_move(connection, row.id, State.ROLLED_BACK, row.step, sentence, SYSTEM.name)
+    def _bake_is_closed(self, row: Row) -> bool:
+        """A bake that nobody has looked at proves nothing, however long it took."""
+        if row.state is not State.BAKING or row.applied_at is None:
+            return False
+        end = row.applied_at + int(row.spec.bake_seconds * _SECOND)
+        return self._ticks.closed_tick() >= self._ticks.tick_at(end) - 1
 
     def _judge(
         self, connection: sa.Connection, row: Row, stable: Version | None, canary: Version

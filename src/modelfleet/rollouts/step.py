@@ -52,6 +52,8 @@ class Observed:
     verdict: Verdict | None
     bake_requests: int = 0
     bake_errors: int = 0
+    bake_judged: bool = True
+    """the ticks of the whole bake are closed, and read"""
     reason: str = ""
     """the sentence of the move before"""
 
@@ -155,7 +157,8 @@ def _baking(spec: Spec, seen: Observed) -> Move | None:
             f"over the hard limit of {HARD_RATE:.0%}."
         )
         return _fail(spec, seen, sentence)
-    if not seen.applied or seen.step_seconds < _bake(spec, seen):
+    bake = _bake(spec, seen)
+    if not seen.applied or seen.step_seconds < bake or (bake and not seen.bake_judged):
         return None
     return Move(State.SUCCEEDED, seen.step, "The new version is stable.")
 

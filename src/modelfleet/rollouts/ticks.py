@@ -20,6 +20,9 @@ class EvidenceTicks:
         """Even numbers count ticks since 1970; the odd one after each takes its late records."""
         return 2 * int(moment_us / self._tick_us) + 1
 
+    def closed_tick(self) -> int:
+        return self._evidence.tick_batch([]).closed
+
     def ticks(self, stable: int, canary: int, after: int) -> Sequence[Tick]:
         batch = self._evidence.tick_batch([stable, canary], [(stable, canary)], after)
         arms = {

@@ -54,12 +54,14 @@ def plan(
     *,
     replicas: int,
     memory_mb: int,
+    first_revision: int = 1,
 ) -> dict[str, PoolSpec]:
     """The pools that should be, by name.
 
     `held`: (pool, version index) to which the gateway may still send requests: these stay, wanted
     or not. A pool whose content changes gets the next revision; an unchanged one is returned as
-    it was.
+    it was. A new pool begins at `first_revision`: above all that a pool of that name ever had, or
+    workers of the old one would seem to have acknowledged it.
     """
     members: dict[str, dict[int, VersionSpec]] = {}
     pythons: dict[str, str] = {}
@@ -75,7 +77,7 @@ def plan(
         known = before.get(pool)
         spec = PoolSpec(
             pool=pool,
-            revision=known.revision if known else 1,
+            revision=known.revision if known else first_revision,
             python=pythons[pool],
             replicas=replicas,
             memory_mb=memory_mb,

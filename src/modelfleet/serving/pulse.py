@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfleet_worker.wire.control import ControlBlock
+from modelfleet_worker.wire.control import DEAD_SUFFIX, ControlBlock
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Pulse:
     """starting, ready, draining or failed"""
     silent_seconds: float
     """since the last heartbeat"""
+    longest_run_seconds: float
+    """of the request that its model has been running longest; 0 if none runs"""
     revision: int
     error: str
 
@@ -26,6 +29,7 @@ def read_pulse(path: Path) -> Pulse | None:
     try:
         with ControlBlock.open(path) as block:
             found = block.snapshot()
+            longest = max((slot.age() for slot in block.slots()), default=0.0)
     except (OSError, ValueError):
         return None
     if not found.pid:
@@ -35,6 +39,7 @@ def read_pulse(path: Path) -> Pulse | None:
         incarnation=found.incarnation,
         state=found.state.name.lower(),
         silent_seconds=found.silent_for(),
+        longest_run_seconds=longest,
         revision=found.revision,
         error=found.error,
     )
@@ -45,3 +50,9 @@ def create_control_block(path: Path, owner: tuple[int, int] | None) -> None:
     ControlBlock.create(path).close()
     if owner is not None:
         os.chown(path, *owner)
+
+
+def keep_for_peers(path: Path) -> None:
+    """Put a dead worker's block aside, so that peers don't run what it was running."""
+    with suppress(FileNotFoundError):  # it died before it had one
+        path.replace(path.with_suffix(DEAD_SUFFIX))

@@ -6,7 +6,7 @@ traffic is resident in all replicas of a pool; until then the endpoint keeps the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modelfleet.registry import Version
@@ -29,12 +29,17 @@ class Plan:
 
 
 def routed_pools(config: GatewayConfig) -> dict[int, str]:
-    """The pool to which the gateway sends each version (by index)."""
-    found: dict[int, str] = {}
+    """A pool to which the gateway sends each version (by index)."""
+    return {index: pool for pool, index in _places(config)}
+
+
+def _places(config: GatewayConfig) -> Iterator[tuple[str, int]]:
+    """(pool, version index); while it moves, a version of two endpoints can be in two pools."""
     for one in config.endpoints:
-        found |= {target.version_index: target.pool for target in one.targets}
-        found |= {shadow.version_index: shadow.pool for shadow in one.shadows}
-    return found
+        for target in one.targets:
+            yield target.pool, target.version_index
+        for shadow in one.shadows:
+            yield shadow.pool, shadow.version_index
 
 
 def held(
@@ -47,7 +52,7 @@ def held(
     """
     if not acknowledged:
         return frozenset((pool, v.index) for pool, spec in pools.items() for v in spec.versions)
-    return frozenset((pool, index) for index, pool in routed_pools(written).items())
+    return frozenset(_places(written))
 
 
 def plan(

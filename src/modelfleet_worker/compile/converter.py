@@ -7,6 +7,7 @@ takes its fork with it and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -24,6 +25,7 @@ from modelfleet_worker.compile.trial import Parity, Side, Speed
 from modelfleet_worker.runtimes.base import LoadError
 from modelfleet_worker.wire import bundle as bundles
 from modelfleet_worker.wire.bundle import FILES, BundleCorrupt
+from modelfleet_worker.wire.signature import Array
 from modelfleet_worker.wire.spec import (
     BUNDLE_FILE,
     EXAMPLE_FILE,
@@ -58,14 +60,18 @@ class Converted(msgspec.Struct, frozen=True):
 
 
 class Unconverted(msgspec.Struct, frozen=True):
-    """The version serves from its source."""
+    """The version serves from its source, if that `loads` and `answers` its example."""
 
     reason: str
     converted: bool = False
+    loads: bool = True
+    answers: bool = True
 
 
 Answer = Union[Converted, Unconverted]
 _encode = msgspec.json.encode
+_LOADED, _ANSWERED = b"L", b"A"
+"""What a fork says on its way, so that a crash can be told where it was."""
 
 
 def serve() -> None:
@@ -83,9 +89,11 @@ def _answer(line: bytes) -> bytes:
     """The JSON of a `Converted` or an `Unconverted`."""
     try:
         order = msgspec.json.decode(line, type=Order)
-        graphs.warm(read_spec(Path(order.bundle)).runtime)
-    except (msgspec.DecodeError, BundleCorrupt, graphs.NotConvertible) as error:
-        return _encode(Unconverted(str(error)))
+        runtime = read_spec(Path(order.bundle)).runtime
+    except (msgspec.DecodeError, BundleCorrupt) as error:
+        return _encode(Unconverted(str(error), loads=False))
+    with contextlib.suppress(graphs.NotConvertible):  # the fork will say so
+        graphs.warm(runtime)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -99,36 +107,53 @@ def _answer(line: bytes) -> bytes:
     if content is None:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    if content:
-        return content
+    said, brace, answer = (content or b"").partition(b"{")
+    if brace:
+        return brace + answer
     shutil.rmtree(_partial(Path(order.out), child), ignore_errors=True)
-    if content is None:
-        return _encode(Unconverted(f"converting took longer than {order.timeout_s:g} s"))
-    return _encode(Unconverted(f"the conversion crashed ({_ending(status)})"))
+    took = f"took longer than {order.timeout_s:g} s"
+    how = took if content is None else f"crashed ({_ending(status)})"
+    loads, answers = _LOADED in said, _ANSWERED in said
+    what = "converting it" if answers else "answering its example" if loads else "loading it"
+    return _encode(Unconverted(f"{what} {how}", loads=loads, answers=answers))
 
 
 def _work(order: Order, writer: int) -> None:
     """The fork: never returns."""
     try:
-        try:
-            answer: Answer = convert(Path(order.bundle), order.digest, Path(order.out))
-        except (BundleCorrupt, LoadError, graphs.NotConvertible) as error:
-            answer = Unconverted(str(error))
-        except BaseException as error:  # noqa: BLE001  # converters raise anything
-            log.failure("a conversion failed", error, bundle=order.digest)
-            answer = Unconverted(log.describe(error))
-        os.write(writer, _encode(answer))
+        os.write(writer, _encode(_result(order, writer)))
     finally:
         os._exit(0)
 
 
-def convert(bundle: Path, digest: str, out: Path) -> Converted:
-    """Convert, prove, measure. Raises BundleCorrupt, LoadError, NotConvertible or whatever the
-    converter raises; then nothing is left in `out`."""
-    bundles.verify(bundle, digest)
-    spec = read_spec(bundle)
-    source = Side(spec, runtimes.load(bundle, spec))
-    inputs, _ = read_example(bundle).arrays(spec.signature)
+def _result(order: Order, writer: int) -> Answer:
+    loads = answers = False
+    try:
+        bundle = Path(order.bundle)
+        bundles.verify(bundle, order.digest)
+        spec = read_spec(bundle)
+        source = Side(spec, runtimes.load(bundle, spec))
+        os.write(writer, _LOADED)
+        loads = True
+        inputs, _ = read_example(bundle).arrays(spec.signature)
+        source.answer(inputs)
+        os.write(writer, _ANSWERED)
+        answers = True
+        graphs.warm(spec.runtime)
+        return convert(bundle, spec, source, inputs, Path(order.out))
+    except (BundleCorrupt, LoadError, graphs.NotConvertible) as error:
+        reason = str(error)
+    except BaseException as error:  # noqa: BLE001  # models and converters raise anything
+        log.failure("a conversion failed", error, bundle=order.digest)
+        reason = log.describe(error)
+    return Unconverted(reason, loads=loads, answers=answers)
+
+
+def convert(
+    bundle: Path, spec: BundleSpec, source: Side, inputs: dict[str, Array], out: Path
+) -> Converted:
+    """Convert, prove, measure. Raises LoadError, NotConvertible or whatever the converter
+    raises; then nothing is left in `out`."""
     partial = _partial(out, os.getpid())
     try:
         compiled_spec = _write(bundle, spec, partial)

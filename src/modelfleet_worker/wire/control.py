@@ -7,9 +7,10 @@ Little-endian layout:
     0 magic (8) | 8 pid u32 | 12 incarnation u32 | 16 state u8 | 20 requests running u32
     24 heartbeat u64, CLOCK_MONOTONIC ns | 32 acknowledged revision u64 | 40 records dropped u64
     48 writes u32, odd while a revision is being acknowledged | 52 count of failed versions u32
-    56 error, 256 bytes of UTF-8 | 312 failed versions, 64 x u32
+    56 error, 256 bytes of UTF-8 | 312 failed versions, 64 x u32 | 568 thread that ended us u64
     4096 in-flight slots, 128 x 64 bytes: state u8 | version index u32 (at 4) | start u64,
-    CLOCK_MONOTONIC ns (at 8) | request id, 36 bytes of ASCII (at 16)
+    CLOCK_MONOTONIC ns (at 8) | request id, 36 bytes of ASCII (at 16) | thread u64 (at 52)
+    12288 what Python says of a crash, text; it may go on behind the block's end
 
 A living worker holds a POSIX lock on its file; the kernel drops it with the process, also when
 the parent has not yet reaped it, so `alive` needs no pid and no signal.
@@ -18,10 +19,13 @@ the parent has not yet reaped it, so `alive` needs no pid and no signal.
 from __future__ import annotations
 
 import enum
+import faulthandler
 import fcntl
 import mmap
 import os
+import re
 import struct
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,14 +36,18 @@ SLOTS = 128
 ERROR_BYTES = 256
 MAX_FAILED = 64
 MAGIC = b"MFCTL1\0\0"
+DEAD_SUFFIX = ".dead"
+"""in place of `.ctl`: the block of a worker whose death its own requests may have caused"""
 
 _PID, _STATE, _RUNNING, _HEARTBEAT, _REVISION, _DROPPED, _WRITES, _FAILED_COUNT, _ERROR, _FAILED = (
     8, 16, 20, 24, 32, 40, 48, 52, 56, 312,
 )  # fmt: skip
 _SLOTS_AT, _SLOT_BYTES, _REQUEST_ID_BYTES = 4096, 64, 36
+_CULPRIT, _CRASH_AT = 568, 12288
+_CRASHED_THREAD = re.compile(rb"Current thread 0x([0-9a-f]+)")
 _U32, _U64, _TWO_U32 = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<II")
 _HEAD = struct.Struct("<8sIIB3xIQQQII")
-_SLOT = struct.Struct("<B3xIQ36s")
+_SLOT = struct.Struct("<B3xIQ36sQ")
 _FREE, _BUSY = b"\x00", 1
 _FLOCK = struct.Struct("hhqqi4x")
 
@@ -80,6 +88,8 @@ class Slot:
     version: int
     started_ns: int
     request_id: str
+    thread: int = 0
+    """identifier of the thread that runs the model; 0 if it is not known"""
 
     def age(self) -> float:
         """Seconds since the model was called."""
@@ -110,7 +120,7 @@ class ControlBlock:
         """An existing block. FileNotFoundError, or ValueError if it has another size."""
         handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         try:
-            if os.fstat(handle).st_size != CONTROL_BYTES:
+            if os.fstat(handle).st_size < CONTROL_BYTES:
                 raise ValueError(f"{path} is not a control block")
             return cls(path, handle, writable)
         except BaseException:
@@ -169,14 +179,36 @@ class ControlBlock:
         _U64.pack_into(self._map, _REVISION, revision)
         _U32.pack_into(self._map, _WRITES, (writes + 2) & 0xFFFFFFFF)
 
-    def occupy(self, version: int, request_id: str) -> int:
+    def watch_for_crashes(self) -> None:
+        """Have the thread noted that brings this process down, by a signal or by `os._exit`."""
+        os.lseek(self._handle, _CRASH_AT, os.SEEK_SET)
+        faulthandler.enable(file=self._handle, all_threads=True)
+        leave, owner = os._exit, os.getpid()
+
+        def noted(status: int) -> None:
+            if os.getpid() == owner:  # a fork of the model's may leave in peace
+                _U64.pack_into(self._map, _CULPRIT, threading.get_ident())
+            leave(status)
+
+        os._exit = noted  # type: ignore[assignment]
+
+    def culprit(self) -> int:
+        """The thread that brought the dead process down; 0 if nobody knows."""
+        (thread,) = _U64.unpack_from(self._map, _CULPRIT)
+        if thread:
+            return int(thread)
+        said = os.pread(self._handle, os.fstat(self._handle).st_size, _CRASH_AT)
+        found = _CRASHED_THREAD.search(said)
+        return int(found[1], 16) if found else 0
+
+    def occupy(self, version: int, request_id: str, thread: int = 0) -> int:
         """Note that this request is about to run; the slot's number, -1 if all are taken."""
         if not self._free:
             return -1
         number = self._free.pop()
         at = _SLOTS_AT + number * _SLOT_BYTES
         text = request_id.encode("ascii", "replace")[:_REQUEST_ID_BYTES]
-        _SLOT.pack_into(self._map, at, _BUSY, version, time.monotonic_ns(), text)
+        _SLOT.pack_into(self._map, at, _BUSY, version, time.monotonic_ns(), text, thread)
         return number
 
     def release(self, number: int) -> None:
@@ -221,8 +253,8 @@ class ControlBlock:
         raw = self._map[_SLOTS_AT : _SLOTS_AT + SLOTS * _SLOT_BYTES]
         found: list[Slot] = []
         for number in range(SLOTS):
-            state, version, started, text = _SLOT.unpack_from(raw, number * _SLOT_BYTES)
+            state, version, started, text, thread = _SLOT.unpack_from(raw, number * _SLOT_BYTES)
             if state == _BUSY:
                 request_id = text.rstrip(b"\0").decode("ascii", "replace")
-                found.append(Slot(number, version, started, request_id))
+                found.append(Slot(number, version, started, request_id, thread))
         return found

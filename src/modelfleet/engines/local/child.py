@@ -19,7 +19,14 @@ from pathlib import Path
 from modelfleet.core.errors import FleetError
 from modelfleet.engines.engine import State
 from modelfleet.engines.local.launch import launch
-from modelfleet.engines.local.processes import Files, Record, ended, read_record
+from modelfleet.engines.local.processes import (
+    Files,
+    Record,
+    ended,
+    out_of_memory_kills,
+    read_record,
+    zombie_status,
+)
 from modelfleet.engines.local.spec import ProcessSpec
 
 _PAUSE = 0.1
@@ -33,8 +40,11 @@ Now = Callable[[], float]
 
 
 class Child:
-    """`before_start` prepares each start; `is_ready` is asked until it says yes; `on_murder` is
-    called when somebody else killed the process: what it was doing did not bring it down."""
+    """`before_start` prepares each start; `is_ready` is asked until it says yes.
+
+    Of `on_murder` and `on_blame` one is called after each end: the first when somebody else killed
+    the process, so that what it was doing did not bring it down; else the second.
+    """
 
     def __init__(
         self,
@@ -43,6 +53,7 @@ class Child:
         *,
         before_start: Callable[[int], None] | None = None,
         on_murder: Callable[[], None] = lambda: None,
+        on_blame: Callable[[], None] = lambda: None,
         is_ready: Callable[[Record], bool] | None = None,
         now: Now = time.monotonic,
     ) -> None:
@@ -57,6 +68,7 @@ class Child:
         self._files = files
         self._before_start = before_start
         self._on_murder = on_murder
+        self._on_blame = on_blame
         self._is_ready = is_ready or (lambda _: _accepts(spec.ready_at))
         self._now = now
         self._handle: int | None = None
@@ -66,6 +78,7 @@ class Child:
         self._not_before = 0.0
         self._kill_at = 0.0
         self._reason = ""
+        self._starved = 0
 
     @property
     def pid(self) -> int | None:
@@ -153,6 +166,7 @@ class Child:
         self.state = "starting"
         self.since = self._now()
         self._reason = ""
+        self._starved = out_of_memory_kills()
 
     def _terminate(self, reason: str) -> None:
         if self.record is None:
@@ -177,12 +191,14 @@ class Child:
         asked = self.state == "stopping"
         os.close(self._handle)
         self.record = self._handle = None
+        if how == _MURDER and not self._reason and self._starved == out_of_memory_kills():
+            self._on_murder()
+        else:
+            self._on_blame()
         if asked:
             self.last_exit = self._reason
             self.state = "starting" if self._wanted else "stopped"
             return
-        if how == _MURDER and not self._reason:
-            self._on_murder()
         self.last_exit = self._reason or f"{how}{_last_words(self._files.log(self.spec.name))}"
         self._count_end(now)
 
@@ -201,11 +217,13 @@ class Child:
 
 
 def _reap(pid: int) -> str:
-    """How it ended. Only its parent can know: not so for what an earlier agent started."""
+    """How it ended. What an earlier agent started has another parent, which leaves it to be seen
+    for a moment (`keeper`)."""
     try:
         done, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
-        return "ended"
+        seen = zombie_status(pid)
+        done, status = (pid, seen) if seen is not None else (0, 0)
     if not done:
         return "ended"
     code = os.waitstatus_to_exitcode(status)

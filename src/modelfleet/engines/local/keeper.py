@@ -23,6 +23,8 @@ from modelfleet.engines.local.stop import sweep
 _PR_SET_CHILD_SUBREAPER = 36
 _STOP_SECONDS = 30.0
 _HEALTHY_SECONDS = 5.0
+_MOURNING_SECONDS = 0.05
+"""how long a dead orphan stays, so that the agent can see how it ended"""
 _LONGEST_WAIT = 2.0
 _ALREADY = "modelfleet already runs on this home."
 _HINT = "See modelfleet status; end it with modelfleet down."
@@ -90,7 +92,7 @@ def _watch(
             )
         while agent.poll() is None and not asked:
             tick()
-            _reap_orphans(agent.pid)
+            _reap_orphans(agent.pid, _MOURNING_SECONDS)
             time.sleep(0.1)
         if asked:
             _stop(agent, asked)
@@ -118,7 +120,7 @@ def _stop(agent: subprocess.Popen[bytes], asked: list[int]) -> None:
         time.sleep(0.02)
 
 
-def _reap_orphans(but: int = 0) -> None:
+def _reap_orphans(but: int = 0, mourning: float = 0.0) -> None:
     """Collect the dead among our adopted children; the agent itself is left to its `Popen`."""
     while True:
         try:
@@ -127,4 +129,5 @@ def _reap_orphans(but: int = 0) -> None:
             return
         if found is None or found.si_pid == but:
             return
+        time.sleep(mourning)
         os.waitpid(found.si_pid, 0)

@@ -1,7 +1,8 @@
 """Pools: so many workers each, all of them well.
 
-A worker is ended and brought back when it stays silent, holds too much memory, or is no longer
-what is wanted; in the last case one at a time, and only while the others are ready.
+A worker is ended and brought back when it stays silent or holds too much memory. One that hangs in
+a request, or is no longer what is wanted, is asked to end: one at a time, and only while the others
+are ready.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Pulse(Protocol):
     @property
     def silent_seconds(self) -> float: ...
     @property
+    def longest_run_seconds(self) -> float: ...
+    @property
     def error(self) -> str: ...
 
 
@@ -48,6 +51,10 @@ class WorkerKit:
     prepare: Callable[[str, int], None]
     """(pool, replica): clear the way for a start: control block, old socket"""
     pulse: Callable[[str, int], Pulse | None]
+    blame: Callable[[str, int], None] = lambda _pool, _replica: None
+    """(pool, replica): what it was doing may have brought it down: keep that for its peers"""
+    longest_run_seconds: float = 60.0
+    """a model that takes longer for a request hangs"""
 
 
 def worker_name(pool: str, replica: int) -> str:
@@ -143,6 +150,7 @@ class Pool:
             before_start=lambda _: self._kit.prepare(self.name, number),
             # Clears the slots: else a peer would blame the requests that were running there.
             on_murder=lambda: self._kit.prepare(self.name, number),
+            on_blame=lambda: self._kit.blame(self.name, number),
             is_ready=lambda record: self._ready(number, record),
             now=self._now,
         )
@@ -173,14 +181,25 @@ class Pool:
             child.kill(f"no heartbeat for {silent:.1f} s")
 
     def _roll(self) -> None:
-        """Replace one outdated worker, if all others are ready."""
+        """Replace one worker that is outdated or hangs, if all others are ready."""
         if self._demand is None:
             return
         wanted = {n: c for n, c in self._replicas.items() if n not in self._leaving}
-        outdated = [child for child in wanted.values() if child.outdated]
+        reasons = {n: reason for n, child in wanted.items() if (reason := self._unfit(n, child))}
+        outdated = [wanted[number] for number in reasons]
         if not outdated or any(child.state == "stopping" for child in wanted.values()):
             return
         broken = [child for child in outdated if child.state != "ready"]
         others_ready = all(c.state == "ready" for c in wanted.values() if c not in broken)
         if others_ready:
-            (broken or outdated)[0].restart("replaced by its new form")
+            chosen = (broken or outdated)[0]
+            chosen.restart(next(reasons[n] for n, child in wanted.items() if child is chosen))
+
+    def _unfit(self, number: int, child: Child) -> str:
+        """Why it should be replaced; empty if it should not."""
+        if child.outdated:
+            return "replaced by its new form"
+        pulse = self._pulse_of(number, child)
+        if pulse is None or pulse.longest_run_seconds <= self._kit.longest_run_seconds:
+            return ""
+        return f"a model hangs: it has been running for {pulse.longest_run_seconds:.0f} s"

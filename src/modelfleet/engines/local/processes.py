@@ -8,6 +8,7 @@ to a later agent, however the earlier one ended.
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 from collections.abc import Iterator
@@ -126,12 +127,36 @@ def boot_id() -> str:
 
 def start_time(pid: int) -> int | None:
     """When the process started, in clock ticks since boot; None if it is gone or a zombie."""
+    fields = _stat(pid)
+    return None if not fields or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def zombie_status(pid: int) -> int | None:
+    """How a process ended that is somebody else's to reap, as `os.waitpid` would say it.
+
+    None if it was reaped already; 0, too, if this system doesn't tell us.
+    """
+    fields = _stat(pid)
+    return int(fields[49]) if len(fields) > 49 and fields[0] == b"Z" else None
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on; none if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat[stat.rindex(b")") + 2 :].split()  # the name before it may hold anything
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+        return []
+    return stat[stat.rindex(b")") + 2 :].split()  # the name before it may hold anything
+
+
+def out_of_memory_kills() -> int:
+    """Processes that the kernel has killed since boot because memory ran out."""
+    try:
+        counters = Path("/proc/vmstat").read_bytes()
+    except OSError:
+        return 0
+    found = re.search(rb"^oom_kill (\d+)$", counters, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def resident_bytes(pid: int) -> int:

@@ -39,6 +39,9 @@ def pool_cluster(pool: PoolAddress) -> dict[str, object]:
         "common_lb_config": {
             "healthy_panic_threshold": {"value": 0},
             "close_connections_on_host_set_change": False,
+            # Else the balancer hears of a mended replica up to a second late, and if the other
+            # one dies meanwhile, it knows of none.
+            "update_merge_window": "0s",
         },
         "circuit_breakers": {
             "thresholds": [
@@ -56,9 +59,10 @@ def pool_cluster(pool: PoolAddress) -> dict[str, object]:
         "health_checks": [
             {
                 "timeout": "1s",
-                "interval": "1s",
+                # A good answer ends an ejection, too: so a mended replica is soon back.
+                "interval": "0.25s",
                 "no_traffic_interval": "1s",
-                "unhealthy_threshold": 2,
+                "unhealthy_threshold": 4,
                 "healthy_threshold": 1,
                 "http_health_check": {"path": "/v2/health/ready"},
             }

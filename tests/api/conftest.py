@@ -1,0 +1,90 @@
+"""An application over a real fleet, and clients of every kind of caller."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from modelfleet.app import create_app
+from modelfleet.core.authorization import Grant
+from modelfleet.wiring import Fleet
+from people import ADMIN
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@dataclass
+class Api:
+    """The lifespan is not entered: no threads run."""
+
+    fleet: Fleet
+    http: TestClient
+    admin_key: str
+
+    def key(self, name: str, *grants: Grant) -> dict[str, str]:
+        """Headers of a new principal."""
+        self.fleet.identity.create_principal(ADMIN, name, "service")
+        for grant in grants:
+            self.fleet.identity.add_grant(ADMIN, name, grant)
+        text, _ = self.fleet.identity.create_key(ADMIN, name, seconds=600)
+        return {"authorization": f"Bearer {text}"}
+
+    @property
+    def admin(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.admin_key}"}
+
+    def get(self, path: str) -> object:
+        found = self.http.get(path, headers=self.admin)
+        assert found.status_code == 200, found.text
+        return found.json()
+
+    def post(self, path: str, body: object, status: int = 201) -> object:
+        found = self.http.post(path, json=body, headers=self.admin)
+        assert found.status_code == status, found.text
+        return found.json() if found.content else None
+
+    def upload(self, content: bytes) -> dict[str, object]:
+        sha256 = hashlib.sha256(content).hexdigest()
+        found = self.http.put(f"/v1/blobs/{sha256}", content=content, headers=self.admin)
+        assert found.status_code == 201, found.text
+        return {"sha256": sha256, "size": len(content)}
+
+    def version_body(self, content: bytes = b"model") -> dict[str, object]:
+        info = {
+            "format": 1,
+            "runtime": "sklearn",
+            "artifact": "model.joblib",
+            "signature": {
+                "inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}],
+                "outputs": [{"name": "prediction", "datatype": "FP64", "shape": [-1]}],
+            },
+        }
+        files = {"bundle.json": json.dumps(info).encode(), "model.joblib": content}
+        entries = [{"path": path} | self.upload(data) for path, data in files.items()]
+        return {"entries": entries, "requirements": ["numpy"], "python": "3.11"}
+
+
+@pytest.fixture
+def api(fleet: Fleet) -> Iterator[Api]:
+    fleet.identity.bootstrap(fleet.layout)
+    key = fleet.layout.admin_key.read_text().strip()
+    http = TestClient(create_app(fleet), raise_server_exceptions=False, follow_redirects=False)
+    yield Api(fleet, http, key)
+    http.close()
+
+
+@pytest.fixture
+def full(api: Api) -> Api:
+    """With a model, a version, an alias, an endpoint and a rollout."""
+    api.post("/v1/models", {"name": "churn", "owner_team": "growth"})
+    api.post("/v1/models/churn/versions", api.version_body())
+    api.http.put("/v1/models/churn/aliases/best", json={"version": "1"}, headers=api.admin)
+    api.post("/v1/rollouts", {"model": "churn", "spec": {"strategy": "immediate"}})
+    return api

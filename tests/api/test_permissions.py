@@ -1,0 +1,155 @@
+"""Every route says what it asks, and asks it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from api_routes import app_routes, permission
+from fastapi.routing import APIRoute
+
+from modelfleet.core.authorization import Action, Grant, Role
+from modelfleet.wiring import Fleet
+
+if TYPE_CHECKING:
+    from conftest import Api
+
+KNOWN = {action.value for action in Action} | {"public"}
+
+
+def test_every_route_declares_a_permission(api: Api) -> None:
+    routes = app_routes(api)
+    assert len(routes) > 45
+    undeclared = [(r.path, r.methods) for r in routes if permission(r) not in KNOWN]
+    assert undeclared == []
+
+
+def test_what_is_public_is_known(api: Api) -> None:
+    public = {r.path for r in app_routes(api) if permission(r) == "public"}
+    assert public <= {
+        "/healthz",
+        "/v2/models/{name}/feedback",  # proves itself with the gateway's secret
+        "/login",
+        "/login/{secret}",
+        "/static/{version}/{name}",
+    }
+
+
+BODIES: dict[tuple[str, str], object] = {
+    ("POST", "/v1/models"): {"name": "other", "owner_team": "growth"},
+    ("PATCH", "/v1/models/{name}"): {"description": "x"},
+    ("PUT", "/v1/models/{name}/aliases/{alias}"): {"version": "1"},
+    ("POST", "/v1/endpoints"): {"name": "other", "model": "churn"},
+    ("POST", "/v1/rollouts"): {"model": "churn"},
+    ("POST", "/v1/principals"): {"name": "eve"},
+    ("POST", "/v1/principals/{name}/grants"): {"role": "admin"},
+    ("DELETE", "/v1/principals/{name}/grants"): {"role": "admin"},
+    ("POST", "/v1/keys"): {"principal": "admin"},
+}
+OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
+"""What anybody with a key may do: it tells or gives nothing but what they have."""
+EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
+EMPTY_LISTS |= {"/v1/rollouts", "/v1/alerts", "/v1/fleet"}
+
+
+def fill(api: Api, path: str) -> str:
+    rollout = api.fleet.rollouts.list(_admin(api))[0].id
+    run = api.fleet.registry.get_version(_admin(api), "churn", "1").run_id
+    key = api.fleet.identity.list_keys(_admin(api))[-1].id
+    given = {
+        "name": "admin" if "principals" in path else "churn",
+        "version": "1",
+        "alias": "best",
+        "rollout_id": rollout,
+        "run_id": run,
+        "sha256": "0" * 64,
+        "alert_id": "a1",
+        "key_id": key,
+    }
+    return re.sub(r"\{(\w+)\}", lambda match: str(given[match[1]]), path)
+
+
+def _admin(api: Api) -> object:
+    return api.fleet.identity.authenticate(api.admin_key)
+
+
+def private(api: Api) -> list[tuple[str, APIRoute]]:
+    return [
+        (method, route)
+        for route in app_routes(api)
+        if permission(route) != "public" and route.path.startswith("/v1/")
+        for method in route.methods
+    ]
+
+
+def call(api: Api, method: str, route: APIRoute, headers: dict[str, str]) -> tuple[int, str]:
+    body = BODIES.get((method, route.path))
+    if route.path == "/v1/models/{name}/versions" and method == "POST":
+        body = api.version_body(b"other")
+    found = api.http.request(method, fill(api, route.path), json=body, headers=headers)
+    return found.status_code, found.text
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer x"}, {"cookie": "a=b"}], ids=str)
+def test_without_credentials_nothing_is_told(full: Api, headers: dict[str, str]) -> None:
+    for method, route in private(full):
+        status, _ = call(full, method, route, headers)
+        assert status == 401, (method, route.path)
+
+
+def test_without_grants_nothing_is_told_either(full: Api) -> None:
+    nobody = full.key("nemo")
+    for method, route in private(full):
+        status, text = call(full, method, route, nobody)
+        if route.path in OWN_BUSINESS:
+            assert status < 300
+        elif method == "GET" and route.path in EMPTY_LISTS:
+            assert status == 200, (route.path, text)
+            body = json.loads(text)
+            assert (body["rows"] if isinstance(body, dict) else body) == [], route.path
+            assert "churn" not in text
+        elif "{alert_id}" in route.path:
+            assert status in (403, 404), (method, route.path, status)
+        else:
+            assert status == 403, (method, route.path, status, text)
+    assert full.get("/v1/audit/verify") == {"intact": True, "first_broken": None}
+
+
+def test_another_team_sees_and_does_nothing(full: Api) -> None:
+    stranger = full.key("eve", *(Grant(role, "risk") for role in Role))
+    for method, route in private(full):
+        status, text = call(full, method, route, stranger)
+        if route.path in OWN_BUSINESS or route.path in ("/v1/blobs/{sha256}", "/v1/outcomes:batch"):
+            continue  # their own, or of no team
+        if method == "GET" and route.path in EMPTY_LISTS:
+            assert status == 200
+            assert "churn" not in text
+        else:
+            assert status in (403, 404), (method, route.path, status, text)
+            assert "alert" in route.path or status == 403, (method, route.path)
+
+
+def test_a_viewer_reads_and_changes_nothing(full: Api) -> None:
+    viewer = full.key("vera", Grant(Role.VIEWER, "growth"))
+    events = len(full.fleet.identity.list_keys(_admin(full)))
+    for method, route in private(full):
+        status, text = call(full, method, route, viewer)
+        if permission(route) == "read" and "alert_id" not in route.path:
+            assert status < 300, (method, route.path, text)
+        elif "alert_id" not in route.path:
+            assert status == 403, (method, route.path, text)
+    assert len(full.fleet.identity.list_keys(_admin(full))) == events
+
+
+def test_a_session_needs_its_csrf_token_to_change_things(full: Api, fleet: Fleet) -> None:
+    secret = fleet.identity.log_in(full.admin_key)
+    cookies = {"cookie": f"modelfleet_session={secret}"}
+    assert full.http.get("/v1/models", headers=cookies).status_code == 200
+    body = {"name": "two", "owner_team": "growth"}
+    assert full.http.post("/v1/models", json=body, headers=cookies).status_code == 403
+    wrong = cookies | {"x-csrf-token": "guess"}
+    assert full.http.post("/v1/models", json=body, headers=wrong).status_code == 403
+    right = cookies | {"x-csrf-token": fleet.identity.session(secret).csrf}
+    assert full.http.post("/v1/models", json=body, headers=right).status_code == 201

@@ -1,0 +1,192 @@
+"""What is saved is what the worker loads: every framework, there and back."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pytest
+import xgboost
+from numpy.typing import NDArray
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from modelfleet.client.saving import EXAMPLE_ROWS, Saved, requirements_of, save
+from modelfleet.registry.signature import read
+from modelfleet_worker.runtimes import load
+from modelfleet_worker.runtimes.base import Conformer
+from modelfleet_worker.wire.spec import read_spec
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(300, 4))
+Y = (X[:, 0] + X[:, 1] > 0).astype(np.int64)
+Z = X @ np.array([1.0, 2.0, 0.0, -1.0]) + 0.1
+THREE = np.array(["low", "mid", "top"])[np.clip(np.round(X[:, 0]), -1, 1).astype(int) + 1]
+
+
+def stored(saved: Saved, folder: Path) -> Path:
+    """The files of a bundle where a worker would find them."""
+    for path, content in saved.files.items():
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def described(saved: Saved) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(saved.files["bundle.json"])
+    read(saved.files["bundle.json"])  # the server takes it
+    return found
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "sklearn classifier": lambda: LogisticRegression().fit(X, Y),
+    "sklearn pipeline": lambda: make_pipeline(StandardScaler(), LogisticRegression()).fit(X, THREE),
+    "sklearn regressor": lambda: RandomForestRegressor(5, random_state=0).fit(X, Z),
+    "lightgbm classifier": lambda: lightgbm.LGBMClassifier(n_estimators=5, verbose=-1).fit(X, Y),
+    "lightgbm regressor": lambda: lightgbm.LGBMRegressor(n_estimators=5, verbose=-1).fit(X, Z),
+    "xgboost classifier": lambda: xgboost.XGBClassifier(n_estimators=5).fit(X, Y),
+    "xgboost regressor": lambda: xgboost.XGBRegressor(n_estimators=5).fit(X, Z),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore")
+def test_every_framework_answers_as_before(name: str, tmp_path: Path) -> None:
+    model = MODELS[name]()
+    saved = save(model, X, features=["a", "b", "c", "d"], reference=X, work=tmp_path)
+    info = described(saved)
+    assert info["runtime"] == name.split()[0]
+    (tensor,) = info["signature"]["inputs"]
+    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("x", "FP64", [-1, 4])
+    assert tensor["features"] == ["a", "b", "c", "d"]
+    outputs = answers(saved, tmp_path / "bundle", {"x": X[:7]})
+    if "regressor" in name:
+        assert list(outputs) == ["prediction"]
+        np.testing.assert_allclose(outputs["prediction"], model.predict(X[:7]), rtol=1e-6)
+    else:
+        assert list(outputs) == ["label", "probability"]
+        assert list(outputs["label"]) == list(model.predict(X[:7]))
+        np.testing.assert_allclose(outputs["probability"], model.predict_proba(X[:7]), rtol=1e-6)
+    names = {one.split("==")[0] for one in saved.requirements}
+    wanted = {"sklearn": "scikit-learn", "lightgbm": "lightgbm", "xgboost": "xgboost-cpu"}
+    assert wanted[name.split()[0]] in names
+
+
+def answers(
+    saved: Saved, bundle: Path, inputs: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """What a worker would answer."""
+    (bundle / "files").mkdir(parents=True)
+    stored(saved, bundle / "files")
+    spec = read_spec(bundle)
+    rows = len(next(iter(inputs.values())))
+    found = Conformer(spec.signature).apply(load(bundle, spec).predict(inputs), rows)
+    return {one.name: array for one, array in zip(spec.signature.outputs, found, strict=True)}
+
+
+def test_the_example_and_the_reference_are_kept(tmp_path: Path) -> None:
+    model = LogisticRegression().fit(X, Y)
+    saved = save(model, X, reference=X, work=tmp_path)
+    example = json.loads(saved.files["example.json"])
+    assert len(example["inputs"]["x"]) == EXAMPLE_ROWS < len(X)
+    assert len(example["outputs"]["label"]) == EXAMPLE_ROWS
+    reference = json.loads(saved.files["reference.json"])
+    assert reference["rows"] == len(X)
+    assert [one["name"] for one in reference["features"]] == ["f0", "f1", "f2", "f3"]
+    assert all(sum(one["counts"]) == len(X) for one in reference["features"])
+    assert sum(reference["score"]["counts"]) == len(X)
+    assert described(saved)["score"] == {"output": "probability", "column": 1}
+    assert "reference.json" not in save(model, X, work=tmp_path).files
+
+
+def test_columns_may_be_words(tmp_path: Path) -> None:
+    words = np.array(["a", "b", "c"], dtype=object)[RNG.integers(0, 3, 300)]
+    table = np.empty((300, 2), dtype=object)
+    table[:, 0], table[:, 1] = words, X[:, 0]
+    split = ColumnTransformer([("w", OneHotEncoder(), [0]), ("n", "passthrough", [1])])
+    model = make_pipeline(split, LogisticRegression()).fit(table, Y)
+    columns = {"word": words, "number": X[:, 0]}
+    saved = save(model, columns, reference=columns, work=tmp_path)
+    tensors = described(saved)["signature"]["inputs"]
+    assert [(t["name"], t["datatype"], t["shape"]) for t in tensors] == [
+        ("word", "BYTES", [-1]),
+        ("number", "FP64", [-1]),
+    ]
+    kinds = [one["kind"] for one in json.loads(saved.files["reference.json"])["features"]]
+    assert kinds == ["levels", "numeric"]
+    found = answers(saved, tmp_path / "bundle", {name: c[:5] for name, c in columns.items()})
+    np.testing.assert_allclose(found["probability"], model.predict_proba(table[:5]))
+
+
+def test_a_frame_is_its_columns(tmp_path: Path) -> None:
+    import polars
+
+    frame = polars.DataFrame({"a": X[:, 0], "b": X[:, 1]})
+    model = LinearRegression().fit(X[:, :2], Z)
+    saved = save(model, frame, work=tmp_path)
+    assert [t["name"] for t in described(saved)["signature"]["inputs"]] == ["a", "b"]
+
+
+SOURCE = """
+import numpy as np
+class Doubler:
+    def __init__(self, factor): self.factor = factor
+    def predict(self, inputs): return {"twice": np.asarray(inputs["x"])[:, 0] * self.factor}
+"""
+
+
+def test_code_of_the_callers_own_travels_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "my_own_code.py"
+    path.write_text(SOURCE)
+    found = importlib.util.spec_from_file_location("my_own_code", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, "my_own_code", module)
+    found.loader.exec_module(module)
+    saved = save(module.Doubler(2.0), X, work=tmp_path)
+    monkeypatch.delitem(sys.modules, "my_own_code")
+    path.unlink()
+    assert described(saved)["runtime"] == "python"
+    answer = answers(saved, tmp_path / "bundle", {"x": X[:3]})
+    np.testing.assert_allclose(answer["twice"], 2 * X[:3, 0])
+    assert "my_own_code" not in sys.modules
+    assert any(one.startswith("cloudpickle==") for one in saved.requirements)
+
+
+def test_requirements_are_pinned_to_what_is_installed() -> None:
+    import importlib.metadata
+
+    found = requirements_of(LogisticRegression())
+    assert found == (
+        f"numpy=={importlib.metadata.version('numpy')}",
+        f"scikit-learn=={importlib.metadata.version('scikit-learn')}",
+    )
+    mixed = make_pipeline(StandardScaler(), lightgbm.LGBMClassifier())
+    assert any(one.startswith("lightgbm==") for one in requirements_of(mixed))
+
+
+def test_given_requirements_are_taken_as_they_are(tmp_path: Path) -> None:
+    saved = save(LinearRegression().fit(X, Z), X, requirements=["mine==1"], work=tmp_path)
+    assert saved.requirements == ("mine==1",)
+
+
+@pytest.mark.parametrize("example", [X[0], X[None], [1.0, 2.0]], ids=["row", "cube", "list"])
+def test_an_example_is_a_matrix_or_columns(example: object, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="matrix"):
+        save(LinearRegression().fit(X, Z), example, work=tmp_path)
+
+
+def test_what_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="dict can't be saved"):
+        save({}, X, work=tmp_path)
