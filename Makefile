@@ -21,6 +21,7 @@ $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-d
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-data.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'import modelfleet.app, modelfleet.cli.main, modelfleet.host.__main__'  # compiles them once
 	@touch $@
 
 demo: $(VENV)/.installed

@@ -126,7 +126,7 @@ class Exchange:
             encoding = self._headers.get(b"content-encoding")
             if encoding is not None:
                 body = self._inflated(body, encoding)
-            decoded = resident.decoder.decode(body, resident.version.refuse_nan)
+            decoded = resident.decoder.decode(body)
             self._id = decoded.id or ""
             self._chosen = decoded.outputs
             self.inputs = decoded.inputs

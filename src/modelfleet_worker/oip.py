@@ -141,7 +141,8 @@ _readers = {
 class RequestDecoder:
     """Reads request bodies against one signature."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, refuse_missing: bool = False) -> None:
+        self._refuse_missing = refuse_missing
         self._inputs = signature.inputs
         self._positions = {spec.name: k for k, spec in enumerate(signature.inputs)}
         self._outputs = {spec.name: k for k, spec in enumerate(signature.outputs)}
@@ -151,7 +152,7 @@ class RequestDecoder:
             spec if signature.is_matrix and spec.dtype.kind == "f" else None
         )
 
-    def decode(self, body: bytes, refuse_nan: bool = False) -> Decoded:
+    def decode(self, body: bytes) -> Decoded:
         """The tensors of a request; BadRequest names what is wrong and where."""
         if self._matrix is not None:
             decoded = self._decode_matrix(self._matrix, body)
@@ -166,7 +167,7 @@ class RequestDecoder:
                 raise BadRequest(f"unknown tensor {tensor.name!r}: the model's inputs are {known}")
             if inputs[position] is not None:
                 raise BadRequest(f"tensor {tensor.name!r} is given twice")
-            inputs[position] = _array(self._inputs[position], tensor, refuse_nan)
+            inputs[position] = _array(self._inputs[position], tensor, self._refuse_missing)
         given = [array for array in inputs if array is not None]
         if len(given) < len(inputs):
             missing = [s.name for s, array in zip(self._inputs, inputs) if array is None]
@@ -243,7 +244,7 @@ def _loose_envelope(body: bytes, first: Exception) -> _LooseRequest:
         raise BadRequest(f"not an inference request: {error}") from error
 
 
-def _array(spec: TensorSpec, tensor: Union[_Tensor, _Loose], refuse_nan: bool) -> Array:
+def _array(spec: TensorSpec, tensor: Union[_Tensor, _Loose], refuse_missing: bool) -> Array:
     if tensor.datatype != spec.datatype:
         raise BadRequest(
             f"tensor {spec.name!r} has the datatype {tensor.datatype!r}, "
@@ -265,7 +266,7 @@ def _array(spec: TensorSpec, tensor: Union[_Tensor, _Loose], refuse_nan: bool) -
         raise BadRequest(f"tensor {spec.name!r}: {_reason(error)}") from error
     if array.shape != shape:
         array = _reshaped(spec, array, shape)
-    if doubtful and refuse_nan and _has_gaps(array):
+    if doubtful and refuse_missing and _has_gaps(array):
         raise BadRequest(f"tensor {spec.name!r} holds null, NaN or infinity, which is refused")
     return array.reshape(len(array)) if array.ndim > len(spec.shape) else array
 

@@ -44,7 +44,7 @@ class Resident:
     ) -> None:
         self.loaded = loaded
         self.signature = loaded.spec.signature
-        self.decoder = RequestDecoder(self.signature)
+        self.decoder = RequestDecoder(self.signature, loaded.spec.refuse_missing)
         self.inline = loaded.row_s < INLINE_SECONDS and loaded.spec.runtime != "python"
         self._names = [spec.name for spec in self.signature.inputs]
         self._strikes = 0

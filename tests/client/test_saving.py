@@ -59,6 +59,20 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.filterwarnings("ignore")
+def test_missing_values_are_refused_where_the_model_cannot_take_them(
+    name: str, tmp_path: Path
+) -> None:
+    model = MODELS[name]()
+    takes_gaps = not name.startswith("sklearn") or "forest" in type(model).__name__.lower()
+    found = described(save(model, X, work=tmp_path)).get("refuse_missing", False)
+    assert found is not takes_gaps
+    for choice in (True, False):
+        saved = save(model, X, refuse_missing=choice, work=tmp_path)
+        assert described(saved)["refuse_missing"] is choice
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore")
 def test_every_framework_answers_as_before(name: str, tmp_path: Path) -> None:
     model = MODELS[name]()
     saved = save(model, X, features=["a", "b", "c", "d"], reference=X, work=tmp_path)

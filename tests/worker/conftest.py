@@ -51,6 +51,7 @@ class Bundles:
         method: str = "predict",
         signature: Signature | None = None,
         options: dict[str, Any] | None = None,
+        **more: Any,
     ) -> tuple[Path, str]:
         """A bundle of one artifact; its folder and digest."""
         folder = self.folder / name
@@ -58,7 +59,7 @@ class Bundles:
         files.mkdir(parents=True)
         found = signature or infer(inputs, outputs, FEATURES if set(inputs) == {"x"} else None)
         artifact = "artifact.ubj" if runtime == "xgboost" else "artifact"
-        spec = BundleSpec(runtime, artifact, found, method, options=options or {})
+        spec = BundleSpec(runtime, artifact, found, method, options=options or {}, **more)
         (files / artifact).write_bytes(content)
         (files / "bundle.json").write_bytes(msgspec.json.encode(spec))
         example = example_of(dict(inputs), dict(outputs))
@@ -86,12 +87,12 @@ class Bundles:
             name, "sklearn", _by_value(predict), inputs, {"y": np.zeros(2)}, signature=None
         )
 
-    def linear_onnx(self, name: str = "linear") -> tuple[Path, str]:
+    def linear_onnx(self, name: str = "linear", **more: Any) -> tuple[Path, str]:
         """A graph y = x·w with float32 inside and FP64 outside."""
         inputs = {"x": np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 1.0]])}
         outputs = {"prediction": np.array([30.0, 4.0])}
         weights = np.array([1, 2, 3, 4], dtype=np.float32)
-        return self.write(name, "onnx", linear_graph(weights), inputs, outputs)
+        return self.write(name, "onnx", linear_graph(weights), inputs, outputs, **more)
 
 
 def _by_value(predict: Callable[[Any], Any]) -> bytes:
@@ -206,7 +207,7 @@ class Fleet:
 
     def add(self, index: int, made: tuple[Path, str], **fields: Any) -> None:
         folder, digest = made
-        known = {"model": folder.name, "version": "1.0.0", "sequence": 1, "refuse_nan": False}
+        known = {"model": folder.name, "version": "1.0.0", "sequence": 1}
         self.versions[index] = VersionSpec(
             index=index, digest=digest, path=str(folder), **{**known, **fields}
         )

@@ -151,7 +151,7 @@ def test_gaps_are_values_or_refused(gap: str, form: str) -> None:
     value = decoder.decode(content).inputs[0][0, 1]
     assert np.isnan(value) if gap in ("null", "NaN") else np.isinf(value)
     with pytest.raises(BadRequest, match="tensor 'x' holds null, NaN or infinity"):
-        decoder.decode(content, refuse_nan=True)
+        RequestDecoder(MATRIX, refuse_missing=True).decode(content)
 
 
 def test_null_strings() -> None:
@@ -159,7 +159,7 @@ def test_null_strings() -> None:
     content = body(tensor("s", "BYTES", [2], ["a", None]))
     assert RequestDecoder(signature).decode(content).inputs[0].tolist() == ["a", None]
     with pytest.raises(BadRequest, match="holds null"):
-        RequestDecoder(signature).decode(content, refuse_nan=True)
+        RequestDecoder(signature, refuse_missing=True).decode(content)
 
 
 def test_answers_carry_selection_and_null_for_nan() -> None:

@@ -106,7 +106,7 @@ def test_answers_record_and_headers(fleet: Any, bundles: Any, request_of: Any) -
 
 
 def test_bad_input_is_told_and_recorded(fleet: Any, bundles: Any, request_of: Any) -> None:
-    fleet.add(17, bundles.linear_onnx(), refuse_nan=True)
+    fleet.add(17, bundles.linear_onnx(refuse_missing=True))
     fleet.write()
     fleet.start()
     good = request_of([ROW])

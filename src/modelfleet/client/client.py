@@ -119,6 +119,7 @@ class Client:
         features: Sequence[str] | None = None,
         reference: object | None = None,
         requirements: Sequence[str] | None = None,
+        refuse_missing: bool | None = None,
         metrics: Mapping[str, float] | None = None,
         parameters: Mapping[str, str] | None = None,
         dataset: str = "",
@@ -132,7 +133,8 @@ class Client:
         """Save a trained model and register it as a new version.
 
         model: a scikit-learn, LightGBM or XGBoost estimator, or any object with
-        `predict(dict of arrays) -> dict of arrays`. example and reference: see `save`. team:
+        `predict(dict of arrays) -> dict of arrays`. example, reference and refuse_missing: see
+        `save`. team:
         creates the model if it is new, with `business_function`, `criticality`, `description`.
         wait: until it was checked and compiled.
         """
@@ -153,6 +155,7 @@ class Client:
                 features=features,
                 reference=reference,
                 requirements=requirements,
+                refuse_missing=refuse_missing,
                 work=Path(work),
             )
         return self.register_files(

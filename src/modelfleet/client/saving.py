@@ -39,6 +39,7 @@ def save(
     features: Sequence[str] | None = None,
     reference: object | None = None,
     requirements: Sequence[str] | None = None,
+    refuse_missing: bool | None = None,
     work: Path,
 ) -> Saved:
     """Bundle files for `model`.
@@ -46,7 +47,9 @@ def save(
     example: a matrix [rows, features], or a mapping of column name to values [rows]; up to 256
     rows are kept as golden rows. reference: the same shape, the rows that monitoring compares
     production with (training data). requirements: defaults to what the framework needs, at the
-    versions installed here. Raises `TypeError` for a model that nobody here knows.
+    versions installed here. refuse_missing: requests with missing values (NaN) are refused; by
+    default they are if the model itself raises for them. Raises `TypeError` for a model that
+    nobody here knows.
     """
     from modelfleet_worker.wire import profile, signature, spec
 
@@ -59,6 +62,8 @@ def save(
         named = {"x": tuple(f"f{k}" for k in range(inputs["x"].shape[1]))}
     score = _score(outputs, spec)
     artifact, content = _artifact(model, kind, work)
+    if refuse_missing is None:
+        refuse_missing = _raises_for_missing(model, kind, golden)
     described = spec.BundleSpec(
         runtime=kind,
         artifact=artifact,
@@ -66,6 +71,7 @@ def save(
         method="predict+predict_proba" if "probability" in outputs else "predict",
         score=score,
         options=options,
+        refuse_missing=refuse_missing,
     )
     files = {
         artifact: content,
@@ -128,6 +134,23 @@ def _outputs(
     options = {"classes": classes.tolist()} if kind != "sklearn" else {}
     label = np.asarray(label)
     return {"label": _column(label), "probability": probability}, options
+
+
+def _raises_for_missing(model: Any, kind: str, inputs: Mapping[str, Array]) -> bool:
+    """What a compiled graph would answer with a number: the source has to be asked."""
+    import numpy as np
+
+    if kind == "python" or not any(array.dtype.kind == "f" for array in inputs.values()):
+        return False
+    gaps = {
+        name: np.full_like(array[:1], np.nan) if array.dtype.kind == "f" else array[:1]
+        for name, array in inputs.items()
+    }
+    try:
+        _outputs(model, kind, gaps)
+    except ValueError:
+        return True
+    return False
 
 
 def _table(inputs: Mapping[str, Array]) -> Array:

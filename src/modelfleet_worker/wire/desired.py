@@ -22,7 +22,6 @@ class VersionSpec(msgspec.Struct, frozen=True):
     digest: str
     path: str
     variant: str = "source"
-    refuse_nan: bool = False
 
 
 class PoolSpec(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ class BundleSpec(msgspec.Struct, frozen=True):
 
     options: what one runtime alone understands, e.g. `classes` (labels in the order of the
     probabilities) for boosters, `inputs` and `outputs` (names in the graph) for ONNX.
+    refuse_missing: requests with null, NaN or infinity are answered with 400.
     """
 
     runtime: str
@@ -44,6 +45,7 @@ class BundleSpec(msgspec.Struct, frozen=True):
     method: str = "predict"
     score: Optional[ScoreSpec] = None
     options: dict[str, Any] = {}
+    refuse_missing: bool = False
     format: int = 1
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ def test_what_is_no_id_is_refused(text: str) -> None:
 
 
 def version(index: int) -> VersionSpec:
-    return VersionSpec(index, "m", "1.0.0", 1, "d" * 64, "/b", "compiled", refuse_nan=True)
+    return VersionSpec(index, "m", "1.0.0", 1, "d" * 64, "/b", "compiled")
 
 
 def test_pool_round_trip(tmp_path: Path) -> None:
