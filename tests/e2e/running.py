@@ -21,6 +21,7 @@ from load import Body, Load
 
 from modelfleet.client import Client
 from modelfleet.core.layout import Layout
+from modelfleet.host import status
 
 _T = TypeVar("_T")
 SETTINGS = """
@@ -156,7 +157,7 @@ class Platform:
         def back() -> bool:
             pid = self.pid_of(process)
             if process == "agent":
-                return pid not in (0, before) and self.run("status").returncode == 0
+                return pid not in (0, before) and status(self.layout()).ready
             state = self.observed()["processes"][process]["state"]
             return pid not in (0, before) and state == "ready"
 

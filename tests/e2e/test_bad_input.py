@@ -37,7 +37,7 @@ def neighbour(served: Platform) -> Iterator[Load]:
         load.wait_for(10)
         yield load
         load.wait_for(20)
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
 
 
 def tensor(**changes: object) -> dict[str, object]:

@@ -44,7 +44,7 @@ def neighbour(platform: Platform) -> Iterator[Load]:
         load.wait_for(20)
         yield load
         load.wait_for(20)
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
 
 
 def both_ready(platform: Platform) -> list[int]:
@@ -98,7 +98,7 @@ def test_killed_workers_of_an_earlier_agent_fail_no_request(platform: Platform) 
             eventually(lambda gone=victim: gone not in platform.workers())
         both_ready(platform)
         load.wait_for(100)
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
 
 
 def test_a_storm_of_kills_fails_no_request(platform: Platform) -> None:
@@ -109,10 +109,10 @@ def test_a_storm_of_kills_fails_no_request(platform: Platform) -> None:
             victim = both_ready(platform)[turn % 2]
             os.kill(victim, signal.SIGKILL)
             eventually(lambda gone=victim: gone not in platform.workers())
-            assert load.tally.bad == 0, (turn, load.tally)
+            assert load.tally.bad == 0, f"kill {turn}: {load.tally}"
         both_ready(platform)
         load.wait_for(100)
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
     took = time.monotonic() - began
     say(f"{kills} kills in {took:.0f} s: {load.tally.good} answers, none failed")
 

@@ -71,7 +71,7 @@ def test_each_prediction_is_counted_and_sealed_once(platform: Platform) -> None:
     with platform.load(COUNTED, rows(3), connections=8) as load:
         load.wait_for(1500)
     good = load.tally.good
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
     for _ in range(7):
         assert platform.ask(COUNTED, {"inputs": []}).status == 400
     wanted = {"200": float(good), "400": 7.0}

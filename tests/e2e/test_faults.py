@@ -36,7 +36,7 @@ def load(served: Platform) -> Iterator[Load]:
 
 def assert_unharmed(load: Load) -> None:
     load.wait_for(100)
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
 
 
 def two_workers(platform: Platform) -> list[int]:
@@ -110,7 +110,7 @@ def test_the_collector_is_killed_and_counts_each_prediction_once(served: Platfor
             load.wait_for(200)
             served.until_back("collector", served.kill("collector"))
         load.wait_for(200)
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
     eventually(lambda: counted(served) >= before + load.tally.good)
     assert settled(served) == before + load.tally.good
 

@@ -39,7 +39,7 @@ def test_versions_are_added_and_dropped_under_load(platform: Platform) -> None:
         platform.client.api.delete("/v1/endpoints/guest")
         eventually(lambda: platform.ask("guest", {}).status == 404)
         load.wait_for(200)
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
     answer = platform.client.predict("steady", [[1.0, 0.0, 0.0]])
     (output,) = answer["outputs"]
     assert np.isclose(output["data"][0], 1 / (1 + np.exp(-3.0)))
@@ -55,7 +55,7 @@ def test_a_shadow_is_compared_pair_by_pair(platform: Platform) -> None:
         started = platform.client.deploy("mirrored", made.version, **spec)
         ended = platform.client.wait_for_rollout(started.id, 120)
     assert ended.state == "succeeded", ended
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
     last = details(platform, started.id)["evidence"][-1]["verdict"]
     metrics = {one["metric"]: one for one in last["metrics"]}
     assert metrics["disagreements"]["finding"] == "pass", metrics
@@ -80,7 +80,7 @@ def test_a_shadow_that_answers_otherwise_is_told_apart(platform: Platform) -> No
         ended = platform.client.wait_for_rollout(started.id, 120)
     assert ended.state == "rolled_back", ended
     assert "disagreements" in ended.sentence
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
 
 
 def test_a_version_that_no_worker_can_load_is_rolled_back_with_the_reason(
@@ -96,7 +96,7 @@ def test_a_version_that_no_worker_can_load_is_rolled_back_with_the_reason(
         load.wait_for(50)
     assert ended.state == "rolled_back", ended
     assert "only in the workshop" in ended.sentence, ended
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
 
 
 def test_each_tick_is_judged_once_while_the_control_plane_dies_again_and_again(
@@ -114,7 +114,7 @@ def test_each_tick_is_judged_once_while_the_control_plane_dies_again_and_again(
             platform.until_back("control-plane", platform.kill("control-plane"))
         ended = platform.client.wait_for_rollout(started.id, 120)
     assert ended.state == "succeeded", ended
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
     evidence = details(platform, started.id)["evidence"]
     numbers = [one["tick"] for one in evidence]
     assert numbers == sorted({*numbers}), "a tick was judged twice"

@@ -74,7 +74,7 @@ def test_a_good_canary_is_promoted(platform: Platform) -> None:
         load.wait_for(50)
     assert found.state == "succeeded", found
     assert served_version(platform, "better") == found.to_version
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
     say(f"promoted after {load.tally.good} requests")
 
 
@@ -103,7 +103,7 @@ def test_a_canary_with_shifted_predictions_is_rolled_back(platform: Platform) ->
     assert found.state == "rolled_back", found
     assert "score" in found.sentence or "predictions" in found.sentence, found
     assert served_version(platform, "shifted") == found.from_version
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
 
 
 def test_a_canary_survives_a_control_plane_that_dies_every_two_seconds(
@@ -120,7 +120,7 @@ def test_a_canary_survives_a_control_plane_that_dies_every_two_seconds(
             platform.until_back("control-plane", platform.kill("control-plane"))
         found = ended(platform, rollout)
     assert found.state == "succeeded", found
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
     assert served_version(platform, "survivor") == found.to_version
     moves = platform.client.api.get(f"/v1/rollouts/{rollout.id}")["moves"]
     assert [move["state"] for move in moves].count("succeeded") == 1
@@ -146,7 +146,7 @@ def test_pause_resume_abort(platform: Platform) -> None:
         load.wait_for(50)
     assert found.state == "rolled_back"
     assert served_version(platform, "steered") == found.from_version
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
 
 
 def test_blue_green(platform: Platform) -> None:
@@ -158,7 +158,7 @@ def test_blue_green(platform: Platform) -> None:
         load.wait_for(50)
     assert found.state == "succeeded", found
     assert served_version(platform, "colours") == found.to_version
-    assert load.tally.bad == 0, load.tally
+    assert load.tally.bad == 0, f"{load.tally}"
 
 
 def test_blue_green_goes_back_if_the_new_version_fails(platform: Platform) -> None:

@@ -6,29 +6,16 @@ The gateway verifies tokens from `jwks.json` alone; no request asks the control 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
+from modelfleet.core.claims import AUDIENCE, ISSUER, Token
 from modelfleet.core.errors import Unauthenticated
 from modelfleet.core.files import write_atomically
 from modelfleet.core.ids import new_id
 from modelfleet.core.layout import Layout
-
-ISSUER = "modelfleet"
-AUDIENCE = "modelfleet"
-
-
-@dataclass(frozen=True)
-class Token:
-    """The claims of a verified key."""
-
-    id: str
-    principal_id: str
-    models: tuple[str, ...]
-    expires_at: int
 
 
 class SigningKey:

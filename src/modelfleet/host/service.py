@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelfleet.core.errors import NotFound, Unavailable
-from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import Settings
 from modelfleet.engines import Observed
@@ -51,6 +50,8 @@ def run(
     announce: called once, when everything is ready. agent: another command line for the agent.
     Raises `Conflict` (already running, port taken), `InvalidInput` (workers can't be confined).
     """
+    from modelfleet.core.keys import SigningKey  # the agent, too, imports this module, in a hurry
+
     layout = settings.layout
     files = files_of(layout)
     refuse_if_served(files)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -90,10 +91,11 @@ def _watch(
                 stderr=output,
                 start_new_session=True,
             )
-        while agent.poll() is None and not asked:
-            tick()
-            _reap_orphans(agent.pid, _MOURNING_SECONDS)
-            time.sleep(0.1)
+        with os.fdopen(os.pidfd_open(agent.pid)) as handle:
+            while agent.poll() is None and not asked:
+                tick()
+                _reap_orphans(agent.pid, _MOURNING_SECONDS)
+                select.select([handle], [], [], 0.1)
         if asked:
             _stop(agent, asked)
             return
@@ -103,7 +105,8 @@ def _watch(
         if failures > _TOO_MANY:
             raise Unavailable(f"The host agent does not start; see {log}.")
         sys.stderr.write(f"modelfleet: the host agent ended; starting it again ({log})\n")
-        time.sleep(min(0.1 * 2 ** max(0, failures - 2), _LONGEST_WAIT))
+        if failures:
+            time.sleep(min(0.05 * 2**failures, _LONGEST_WAIT))
 
 
 def _stop(agent: subprocess.Popen[bytes], asked: list[int]) -> None:

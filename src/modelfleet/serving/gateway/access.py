@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from modelfleet.core.keys import AUDIENCE, ISSUER
+from modelfleet.core.claims import AUDIENCE, ISSUER
 
 SCOPES = "modelfleet.scopes"
 REVOKED = "modelfleet.revoked"

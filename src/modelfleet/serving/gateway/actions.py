@@ -77,7 +77,8 @@ def retries() -> dict[str, object]:
         "retry_on": "connect-failure,refused-stream,reset,reset-before-request,"
         "retriable-status-codes",
         "retriable_status_codes": [503],
-        "num_retries": 3,
+        # About 0.3 s in all: as long as a replica stays out that was ejected by mistake.
+        "num_retries": 8,
         "retry_host_predicate": [
             {
                 "name": "envoy.retry_host_predicates.previous_hosts",
@@ -89,7 +90,7 @@ def retries() -> dict[str, object]:
         ],
         # A dead worker has no open requests, so the balancer likes it best: ask until it doesn't.
         "host_selection_retry_max_attempts": 30,
-        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
+        "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.1s"},
     }
 
 
