@@ -4,15 +4,15 @@ Strict where a guess would change a prediction: a tensor has the datatype and sh
 signature or is refused by name. `data` may be flat or nested, always row-major. JSON has no NaN:
 clients send null (or the literal NaN that many libraries write); we answer null.
 
-A request of one nested matrix of numbers is read in one typed pass, straight into numpy; others
-take one pass for the envelope and one typed pass per tensor; null and NaN a third.
+A request of one matrix of numbers is read in one typed pass, straight into numpy; others take one
+pass for the envelope and one typed pass per tensor; null and NaN a third.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Optional, Union
 
 import msgspec
@@ -59,8 +59,8 @@ class _LooseRequest(msgspec.Struct):
     outputs: Optional[list[_Output]] = None
 
 
-class _Matrix(msgspec.Struct):
-    """A tensor of nested numbers: what nearly every request holds."""
+class _Nested(msgspec.Struct):
+    """A matrix of numbers, row by row."""
 
     name: str
     datatype: str
@@ -68,8 +68,23 @@ class _Matrix(msgspec.Struct):
     data: list[list[float]]
 
 
-class _MatrixRequest(msgspec.Struct):
-    inputs: list[_Matrix]
+class _NestedRequest(msgspec.Struct):
+    inputs: list[_Nested]
+    id: Optional[str] = None
+    outputs: Optional[list[_Output]] = None
+
+
+class _Flat(msgspec.Struct):
+    """The same, all rows in one array."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[float]
+
+
+class _FlatRequest(msgspec.Struct):
+    inputs: list[_Flat]
     id: Optional[str] = None
     outputs: Optional[list[_Output]] = None
 
@@ -84,7 +99,9 @@ class Decoded(msgspec.Struct):
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
-_decode_matrix = msgspec.json.Decoder(_MatrixRequest).decode
+_decode_nested = msgspec.json.Decoder(_NestedRequest).decode
+_decode_flat = msgspec.json.Decoder(_FlatRequest).decode
+_MatrixRequest = Union[_NestedRequest, _FlatRequest]
 _encode_json = msgspec.json.Encoder().encode
 
 
@@ -147,6 +164,7 @@ class RequestDecoder:
         self._positions = {spec.name: k for k, spec in enumerate(signature.inputs)}
         self._outputs = {spec.name: k for k, spec in enumerate(signature.outputs)}
         self._misses = 0
+        self._forms: list[Callable[[bytes], _MatrixRequest]] = [_decode_nested, _decode_flat]
         spec = signature.inputs[0]
         self._matrix: Optional[TensorSpec] = (
             spec if signature.is_matrix and spec.dtype.kind == "f" else None
@@ -180,17 +198,22 @@ class RequestDecoder:
 
     def _decode_matrix(self, spec: TensorSpec, body: bytes) -> Optional[Decoded]:
         """The fast path. None if anything is unusual: then the long way finds out what."""
+        request = self._read_matrix(body)
+        if request is None:
+            self._unusual()
+            return None
         try:
-            request = _decode_matrix(body)
             (tensor,) = request.inputs
             array: Array = np.array(tensor.data, dtype=spec.dtype)
-        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
-            self._unusual()
+            if array.ndim == 1:
+                array = array.reshape(tensor.shape)
+        except (ValueError, OverflowError):
             return None
         shape = array.shape
         if (
             list(shape) != tensor.shape
             or len(shape) != 2
+            or not shape[0]
             or tensor.name != spec.name
             or tensor.datatype != spec.datatype
             or spec.shape[0] != -1
@@ -200,8 +223,20 @@ class RequestDecoder:
             return None
         return Decoded(request.id, shape[0], [array], None)
 
+    def _read_matrix(self, body: bytes) -> Optional[_MatrixRequest]:
+        """Nested or flat, the form of the last request first."""
+        for decode in self._forms:
+            try:
+                request = decode(body)
+            except (msgspec.DecodeError, RecursionError):
+                continue
+            if decode is not self._forms[0]:
+                self._forms.reverse()
+            return request
+        return None
+
     def _unusual(self) -> None:
-        """Clients that always send flat data should not pay for the fast path for ever."""
+        """Clients that always send something else should not pay for the fast path for ever."""
         self._misses += 1
         if self._misses > 100:
             self._matrix = None

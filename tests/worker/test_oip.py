@@ -43,6 +43,17 @@ def test_flat_clients_are_served_for_ever() -> None:
     assert decoder.decode(body(tensor("x", "FP64", [1, 3], [[1, 2, 3]]))).rows == 1
 
 
+def test_flat_and_nested_clients_in_turns() -> None:
+    decoder = RequestDecoder(MATRIX)
+    for _ in range(3):
+        for data in ([1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6]]):
+            decoded = decoder.decode(body(tensor("x", "FP64", [2, 3], data)))
+            assert decoded.inputs[0].tolist() == [[1, 2, 3], [4, 5, 6]]
+        for shape in ([2, 2], [3, 3], [-1, 3], [6], [1, 2, 3]):
+            with pytest.raises(BadRequest, match="'x'"):
+                decoder.decode(body(tensor("x", "FP64", shape, [1, 2, 3, 4, 5, 6])))
+
+
 @pytest.mark.parametrize("datatype", list(DTYPES))
 def test_all_datatypes(datatype: str) -> None:
     signature = Signature(

@@ -20,6 +20,7 @@ from modelfleet.serving.gateway import (
     PoolAddress,
     Shadow,
     Target,
+    admin,
     clusters,
 )
 from modelfleet.serving.gateway.files import GatewayRefused
@@ -277,6 +278,35 @@ def test_changes_under_load_fail_no_request(gateway: Gateway) -> None:
     assert clusters.name_of("b") in content
     assert clusters.name_of("a") not in content
     assert gateway.ask(INFER, gateway.token("m1")[0]).status == 200
+
+
+def test_a_pool_that_comes_back_under_its_name_is_waited_for(gateway: Gateway) -> None:
+    """Its cluster is still there, and what it knows of the workers is out of date."""
+    gateway.start()
+    stays = gateway.pool("a")
+    worker, path = gateway.worker("b-0")
+    pools = (stays, PoolAddress("b", (path,)))
+    both = (EndpointRoutes("m1", (one("a", 5_000, 1), one("b", 5_000, 2))),)
+    alone = (EndpointRoutes("m1", (one("a", index=1),)),)
+    gateway.files.write(GatewayConfig(1, both, pools))
+    with Load(gateway) as load:
+        for turn in range(2, 10, 2):
+            gateway.files.write(GatewayConfig(turn, both, pools))
+            time.sleep(0.3)
+            gateway.files.write(GatewayConfig(turn + 1, alone, pools[:1]))
+            time.sleep(0.1)
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            wait_until(lambda: healthy(gateway, "b") == 0, "the gateway to see it")
+            worker, _ = gateway.worker("b-0")
+    assert load.bad == []
+    assert set(load.versions) == {"1", "2"}
+
+
+def healthy(gateway: Gateway, pool: str) -> int:
+    name = f"cluster.{clusters.name_of(pool)}.membership_healthy"
+    found = admin.statistics(gateway.layout.gateway_admin_socket, name)
+    return int((found or {}).get(name, -1))
 
 
 def test_what_envoy_refuses_is_taken_back(gateway: Gateway) -> None:

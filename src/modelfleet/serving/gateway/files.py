@@ -1,13 +1,15 @@
 """The gateway's files: written whole, in an order that never routes to a cluster not yet there.
 
-Clusters before routes; clusters that are no longer used go later than the routes to them. What
-Envoy refuses is taken back, so that a restarted gateway finds the last good configuration.
+Clusters before routes, and routes when their clusters have a healthy worker; clusters that are no
+longer used go later than the routes to them. What Envoy refuses is taken back, so that a restarted
+gateway finds the last good configuration.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Set
 from dataclasses import dataclass
 
 import msgspec
@@ -27,6 +29,8 @@ _VERSION = {
     "rds.json": f"http.gateway.rds.{routes.ROUTES}",
     "lds.json": "listener_manager.lds",
 }
+_MEMBERS = "membership_healthy"
+_HEALTHY = rf"^cluster\.pool-.*\.{_MEMBERS}$"
 _FILTER = r"(version_text|update_rejected|warming_clusters)$"
 
 
@@ -97,6 +101,7 @@ class GatewayFiles:
         names = {cluster["name"] for cluster in self._wanted}
         leaving = [c for c in self._present() if c["name"] not in names]
         self._publish("cds.json", clusters.render(version, [*self._wanted, *leaving]), version)
+        self._await_health(names)
         self._publish("rds.json", routes.render(config, self.secret()), version)
 
     def tidy(self) -> bool:
@@ -151,6 +156,18 @@ class GatewayFiles:
             if running and not _number(found.get("cluster_manager.warming_clusters")):
                 return
             time.sleep(0.005)
+
+    def _await_health(self, names: Set[object]) -> None:
+        """A pool that comes back under its name while its cluster is still there is unhealthy until
+        the next health check. Those that stay so must not hold up the others for ever."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            found = admin.statistics(self._admin, _HEALTHY)
+            if found is None:
+                return
+            if all(_number(found.get(f"cluster.{name}.{_MEMBERS}")) for name in names):
+                return
+            time.sleep(0.02)
 
     def _rejected(self, name: str) -> int | None:
         found = admin.statistics(self._admin, _FILTER)
