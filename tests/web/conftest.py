@@ -133,9 +133,10 @@ class World:
         connection.execute(  # type: ignore[attr-defined]
             "INSERT INTO version VALUES (?, 'churn', '1.0.0', ?, 'd')", (index, str(folder.parent))
         )
+        caller = next(one.id for one in self.fleet.identity.list_principals(ADMIN))
         kept = RecentPrediction(
             b"\x01" * 16, self.now, 250_000, 200, 1, False, 1, 0.5,
-            [np.array([4.25, 8.5]).tobytes()], [np.array([0.625]).tobytes()], "caller", "r", "",
+            [np.array([4.25, 8.5]).tobytes()], [np.array([0.625]).tobytes()], caller, "r", "",
         )  # fmt: skip
         connection.execute(  # type: ignore[attr-defined]
             "INSERT INTO recent VALUES (?, ?)", (index, _encode([kept]))

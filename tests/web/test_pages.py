@@ -102,6 +102,7 @@ def test_the_model_page_tells_what_is_known(world, enter):
         "1.1.0",
         "churn-2026",  # lineage
         "f0: 4.25, f1: 8.5",  # inputs of the recent prediction
+        "<td>admin</td>",  # who asked for it
         "register-version",  # audit
         "preliminary",
         "Requests and errors a second",

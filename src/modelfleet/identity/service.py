@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -156,6 +157,16 @@ class IdentityService:
         authorize(actor, Action.MANAGE_ACCESS, Resource("principal", "*"))
         with self._database.read() as connection:
             return store.list_principals(connection)
+
+    def names(self, ids: Collection[str]) -> dict[str, str]:
+        """Names of principals by id, for whoever may see what they did."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(store.principal.c.id, store.principal.c.name).where(
+                    store.principal.c.id.in_(ids)
+                )
+            )
+            return {row.id: row.name for row in rows}
 
     def add_grant(self, actor: Principal, principal: str, grant: Grant) -> PrincipalInfo:
         authorize(actor, Action.MANAGE_ACCESS, Resource("principal", principal))

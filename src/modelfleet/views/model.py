@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -218,7 +218,9 @@ def _predictions(
         return ()
     if not principal.may(Action.READ_PAYLOADS, chosen.owner_team):
         return None
-    return fleet.evidence.recent_predictions(chosen.index, _PREDICTIONS)
+    found = fleet.evidence.recent_predictions(chosen.index, _PREDICTIONS)
+    names = fleet.identity.names({one.caller for one in found})
+    return [replace(one, caller=names.get(one.caller, one.caller)) for one in found]
 
 
 def _downstream(fleet: Fleet, model: Model) -> list[Edge]:
