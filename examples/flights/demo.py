@@ -340,6 +340,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150.0, help="length of the replay")
     parser.add_argument("--exit", action="store_true", help="stop everything at the end")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it, ends the platform
     try:
         sys.exit(run(Arguments(given.home.resolve(), given.seconds, given.exit)))
     except KeyboardInterrupt:
