@@ -100,7 +100,8 @@ def test_the_model_page_tells_what_is_known(world, enter):
     text = enter().get("/models/churn").text
     for told in (
         "1.1.0",
-        "churn-2026",  # lineage
+        "churn-2026",  # lineage in words
+        '<svg class="graph"',  # and drawn
         "f0: 4.25, f1: 8.5",  # inputs of the recent prediction
         "<td>admin</td>",  # who asked for it
         "register-version",  # audit

@@ -20,6 +20,7 @@ from modelfleet.telemetry.views import History, PredictionView, Total
 from modelfleet.views.audit import events_of_model
 from modelfleet.views.drift import DriftView, drift_view
 from modelfleet.views.fleet import RouteView
+from modelfleet.views.lineage import Picture, picture
 from modelfleet.views.outcomes import OutcomesView, outcomes_view
 from modelfleet.views.times import SPANS, fitting_span
 from modelfleet.wiring import Fleet
@@ -70,6 +71,8 @@ class ModelView:
     """None if one may not see them"""
     upstream: Sequence[Edge]
     downstream: Sequence[Edge]
+    lineage: Picture | None
+    """None if nothing is known of where the chosen version comes from or who uses it"""
     events: Sequence[AuditEvent] | None
     """None if one may not see them"""
 
@@ -103,6 +106,8 @@ def model_view(
     rollouts = [r for n in names for r in fleet.rollouts.list(principal, endpoint=n, limit=10)]
     alerts = fleet.monitoring.open_counts(principal)
     node = Node("version", chosen.name) if chosen else None
+    upstream = fleet.lineage.upstream(node) if node else []
+    downstream = _downstream(fleet, model)
     return ModelView(
         model=model,
         endpoints=endpoints,
@@ -115,8 +120,9 @@ def model_view(
         drift=drift_view(fleet, principal, chosen, names),
         outcomes=outcomes_view(fleet, chosen, start, now),
         predictions=_predictions(fleet, principal, chosen),
-        upstream=fleet.lineage.upstream(node) if node else (),
-        downstream=_downstream(fleet, model),
+        upstream=upstream,
+        downstream=downstream,
+        lineage=_picture(node, upstream, downstream),
         events=events_of_model(fleet, principal, model.owner_team, model.name, names),
     )
 
@@ -221,6 +227,15 @@ def _predictions(
     found = fleet.evidence.recent_predictions(chosen.index, _PREDICTIONS)
     names = fleet.identity.names({one.caller for one in found})
     return [replace(one, caller=names.get(one.caller, one.caller)) for one in found]
+
+
+def _picture(
+    node: Node | None, upstream: Sequence[Edge], downstream: Sequence[Edge]
+) -> Picture | None:
+    """Who uses the model is drawn as using the chosen version: that is the one they get."""
+    if node is None or not (upstream or downstream):
+        return None
+    return picture(node, upstream, [replace(edge, source=node) for edge in downstream])
 
 
 def _downstream(fleet: Fleet, model: Model) -> list[Edge]:

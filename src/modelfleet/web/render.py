@@ -15,7 +15,7 @@ from modelfleet.core.clock import now_us
 from modelfleet.identity.store import Session
 from modelfleet.views.fleet import RouteView
 from modelfleet.views.replay import read_replay
-from modelfleet.web import assets, charts, formats
+from modelfleet.web import assets, charts, formats, graph
 from modelfleet.web.base import fleet_of, token
 from modelfleet.web.live import LiveCache
 
@@ -47,6 +47,7 @@ def _environment() -> Environment:
         sparkline=charts.sparkline,
         split_bar=charts.split_bar,
         histogram_chart=charts.histogram_chart,
+        lineage_graph=graph.lineage_graph,
         bar=_bar,
     )
     return made
