@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from modelfleet_worker.wire.control import DEAD_SUFFIX, ControlBlock, Slot
+from modelfleet_worker.wire.control import DEAD_SUFFIX, ControlBlock
 
 SILENT_SECONDS = 2.0
 STUCK_SECONDS = 10.0
@@ -58,23 +57,14 @@ def _look(path: Path, request_id: str) -> Finding:
     except (OSError, ValueError):
         return Finding.INNOCENT  # it was removed or is being made
     with block:
-        slots = block.slots()
-        for slot in slots:
+        if path.suffix == DEAD_SUFFIX:
+            guilty = any(slot.request_id == request_id for slot in block.blamed())
+            return Finding.DEADLY if guilty else Finding.INNOCENT
+        for slot in block.slots():
             if slot.request_id == request_id:
-                if path.suffix == DEAD_SUFFIX:
-                    return (
-                        Finding.DEADLY
-                        if _is_to_blame(slot, slots, block.culprit())
-                        else Finding.INNOCENT
-                    )
                 if not block.alive():
                     return Finding.LEFT_BY_THE_DEAD
                 silent = block.snapshot().silent_for() > SILENT_SECONDS
                 if silent or slot.age() > STUCK_SECONDS:
                     return Finding.DEADLY
     return Finding.INNOCENT
-
-
-def _is_to_blame(slot: Slot, slots: Sequence[Slot], culprit: int) -> bool:
-    known = any(other.thread == culprit for other in slots)
-    return not known or slot.thread == culprit

@@ -14,6 +14,9 @@ from load import Load, rows
 from running import SETTINGS, Answer, Platform, eventually, say
 from zoo import EXAMPLE
 
+from modelfleet.telemetry.evidence import EvidenceReader
+from modelfleet_worker.wire.segment import CRASHED
+
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
@@ -54,6 +57,20 @@ def both_ready(platform: Platform) -> list[int]:
     return pids
 
 
+def crashes(platform: Platform) -> dict[str, int]:
+    """Requests that brought a worker down, by model, as the collector counted them."""
+    indexes = {name: platform.client.version(name).index for name in (KILLER, NEIGHBOUR)}
+    reader = EvidenceReader(platform.layout().evidence_database)
+    try:
+        totals = reader.totals()
+    finally:
+        reader.close()
+    return {
+        name: totals[index].codes.get(CRASHED, 0) if index in totals else 0
+        for name, index in indexes.items()
+    }
+
+
 def provoke(platform: Platform, trigger: float) -> Answer:
     tensor = {"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [trigger, 0.0, 0.0]}
     return platform.ask(KILLER, {"inputs": [tensor]})
@@ -71,13 +88,15 @@ def adopted(platform: Platform) -> list[int]:
 def test_a_request_that_kills_is_refused_and_kills_one_worker(
     platform: Platform, neighbour: Load, trigger: float
 ) -> None:
-    before = both_ready(platform)
+    before, counted = both_ready(platform), crashes(platform)
     answer = provoke(platform, trigger)
     assert answer.status == 500, answer
     assert answer.body == {"error": "this request stopped the worker that ran it before"}
     after = eventually(lambda: gone if (gone := {*before} - {*platform.workers()}) else None)
     assert len(after) == 1
     assert {*both_ready(platform)} & {*before}  # the other one lives
+    eventually(lambda: crashes(platform)[KILLER] == counted[KILLER] + 1)
+    assert crashes(platform)[NEIGHBOUR] == counted[NEIGHBOUR]
 
 
 def test_a_request_that_kills_a_worker_of_an_earlier_agent_is_refused(platform: Platform) -> None:
@@ -103,7 +122,7 @@ def test_killed_workers_of_an_earlier_agent_fail_no_request(platform: Platform) 
 
 def test_a_storm_of_kills_fails_no_request(platform: Platform) -> None:
     """Without a pause but for the second worker to come back."""
-    kills, began = 20, time.monotonic()
+    kills, began, counted = 20, time.monotonic(), crashes(platform)
     with platform.load(NEIGHBOUR, rows(3), connections=16) as load:
         for turn in range(kills):
             victim = both_ready(platform)[turn % 2]
@@ -114,6 +133,7 @@ def test_a_storm_of_kills_fails_no_request(platform: Platform) -> None:
         load.wait_for(100)
     assert load.tally.bad == 0, f"{load.tally}"
     took = time.monotonic() - began
+    assert crashes(platform) == counted
     say(f"{kills} kills in {took:.0f} s: {load.tally.good} answers, none failed")
 
 

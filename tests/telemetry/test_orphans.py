@@ -1,4 +1,4 @@
-"""Requests that die with their worker are found in its in-flight slots."""
+"""Requests that bring their worker down are found in its in-flight slots."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
+from modelfleet.telemetry import orphans
 from modelfleet.telemetry.orphans import ControlWatch
-from modelfleet_worker.wire.control import ControlBlock
+from modelfleet_worker.wire.control import DEAD_SUFFIX, ControlBlock
 
 # A worker that holds requests r1 and r2; r2's record is written, its slot not yet free.
 WORKER = """
@@ -51,7 +52,26 @@ def start_worker(home, incarnation: int = 1) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_killed_worker_leaves_crash_records_once(home):
+def put_aside(control: Path) -> None:
+    """What the host agent does with the block of a worker that died by its own doing."""
+    control.replace(control.with_suffix(DEAD_SUFFIX))
+
+
+def test_a_worker_that_was_killed_from_outside_harms_no_version(home):
+    home.add_version(1)
+    worker = start_worker(home)
+    collector = home.collector()
+    collector.cycle()
+    worker.kill()
+    worker.wait()
+    collector.cycle()
+    ControlBlock.create(home.layout.control_block("main", 0)).close()
+    collector.cycle()
+    assert dict(home.evidence().totals()[1].codes) == {400: 2}
+    collector.close()
+
+
+def test_a_worker_that_brought_itself_down_leaves_crash_records_once(home):
     home.add_version(1)
     home.watch(versions=[1])
     worker = start_worker(home)
@@ -61,6 +81,8 @@ def test_a_killed_worker_leaves_crash_records_once(home):
     assert dict(evidence.totals()[1].codes) == {400: 2}
     worker.kill()
     worker.wait()
+    collector.cycle()
+    put_aside(home.layout.control_block("main", 0))
     collector.cycle()
     collector.cycle()
     assert dict(evidence.totals()[1].codes) == {400: 2, 599: 1}
@@ -80,7 +102,7 @@ def test_a_killed_worker_leaves_crash_records_once(home):
     assert list(home.layout.segments.glob("*.seg")) == []  # its writer is dead
 
 
-def test_a_replaced_block_still_tells_how_the_old_one_ended(home):
+def test_each_death_is_told_once_and_old_ones_not_at_all(home, monkeypatch):
     first = start_worker(home, 1)
     watch = ControlWatch(home.layout.control)
     assert watch.poll() == []
@@ -88,10 +110,16 @@ def test_a_replaced_block_still_tells_how_the_old_one_ended(home):
     assert watch.is_alive("main-0-1", first.pid)
     first.kill()
     first.wait()
+    put_aside(home.layout.control_block("main", 0))
     second = start_worker(home, 2)
     (death,) = watch.poll()
     assert death.writer == "main-0-1"
     assert [slot.request_id for slot in death.slots] == ["r1", "r2"]
+    (again,) = ControlWatch(home.layout.control).poll()
+    assert again == death
+    with monkeypatch.context() as changed:
+        changed.setattr(orphans, "_RECENT_SECONDS", 0.0)
+        assert ControlWatch(home.layout.control).poll() == []
     assert watch.poll() == []
     assert not watch.is_alive("main-0-1", first.pid)
     assert watch.is_alive("main-0-2", second.pid)

@@ -1,8 +1,9 @@
-"""Reads the workers' control blocks: who lives, what was dropped, and which requests died.
+"""Reads the workers' control blocks: who lives, what was dropped, and which requests killed.
 
-Before it calls a model, a worker notes the request in an in-flight slot. A slot that is still
-taken when its process is gone holds a request that went down with it, maybe the one that brought
-it down. The block is replaced at a restart, but an open mapping still shows the old one's end.
+Before it calls a model, a worker notes the request in an in-flight slot. When a worker has died
+by its own doing, the host agent puts its block aside (`.dead`): there stand the requests that
+brought it down. Somebody who kills a worker from outside harms no version: its requests run
+elsewhere, and its block is thrown away.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfleet_worker.wire.control import ControlBlock, Slot, State
+from modelfleet_worker.wire.control import DEAD_SUFFIX, ControlBlock, Slot, State
 from modelfleet_worker.wire.ids import uuid7
 from modelfleet_worker.wire.segment import CRASHED, Record
+
+_RECENT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Death:
-    """A worker that is gone, and what it was doing."""
+    """A worker that brought itself down, and the requests to blame."""
 
     writer: str
     slots: tuple[Slot, ...]
@@ -43,6 +46,9 @@ class _Watched:
     inode: int
     is_dead: bool = False
 
+    def look(self) -> None:
+        self.is_dead = self.is_dead or (bool(self.block.snapshot().pid) and not self.block.alive())
+
 
 class ControlWatch:
     """Follows all control blocks of one folder. `poll` it a few times a second."""
@@ -50,22 +56,23 @@ class ControlWatch:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._watched: dict[Path, _Watched] = {}
+        self._buried: dict[Path, int] = {}
 
     def poll(self) -> list[Death]:
-        """Workers that died since the last poll."""
-        deaths: list[Death] = []
+        """Workers that brought themselves down since the last poll. After a start of ours, those
+        of the last minutes once more."""
         present = {path: _inode(path) for path in self._folder.glob("*.ctl")}
         for path, watched in list(self._watched.items()):
             if present.get(path) != watched.inode:
-                deaths += self._bury(path, watched)
                 watched.block.close()
                 del self._watched[path]
-            elif not watched.block.alive():
-                deaths += self._bury(path, watched)
+            else:
+                watched.look()
         for path, inode in present.items():
             if path not in self._watched and inode is not None:
                 self._watch(path, inode)
-        return deaths
+        found = (self._bury(path) for path in sorted(self._folder.glob(f"*{DEAD_SUFFIX}")))
+        return [death for death in found if death is not None]
 
     def _watch(self, path: Path, inode: int) -> None:
         try:
@@ -73,13 +80,20 @@ class ControlWatch:
         except (OSError, ValueError):
             return  # being created or gone again; the next poll looks once more
 
-    def _bury(self, path: Path, watched: _Watched) -> list[Death]:
-        snapshot = watched.block.snapshot()
-        if watched.is_dead or snapshot.pid == 0:
-            return []  # known already, or never lived
-        watched.is_dead = True
-        slots = tuple(watched.block.slots())
-        return [Death(f"{path.stem}-{snapshot.incarnation}", slots)] if slots else []
+    def _bury(self, path: Path) -> Death | None:
+        """None if it is known already, or died long ago or without a request."""
+        try:
+            status = path.stat()
+            if self._buried.get(path) == status.st_ino:
+                return None
+            self._buried[path] = status.st_ino
+            with ControlBlock.open(path) as block:
+                writer = f"{path.stem}-{block.snapshot().incarnation}"
+                slots = tuple(block.blamed())
+        except (OSError, ValueError):
+            return None
+        recent = time.time() - status.st_ctime < _RECENT_SECONDS
+        return Death(writer, slots) if slots and recent else None
 
     def status(self) -> list[WorkerStatus]:
         """All replicas that have a control block."""

@@ -201,6 +201,13 @@ class ControlBlock:
         found = _CRASHED_THREAD.search(said)
         return int(found[1], 16) if found else 0
 
+    def blamed(self) -> list[Slot]:
+        """Of the requests that the dead process held, those whose thread brought it down; all, if
+        that was another thread or is not known."""
+        slots, culprit = self.slots(), self.culprit()
+        guilty = [slot for slot in slots if slot.thread == culprit]
+        return guilty or slots
+
     def occupy(self, version: int, request_id: str, thread: int = 0) -> int:
         """Note that this request is about to run; the slot's number, -1 if all are taken."""
         if not self._free:
