@@ -12,7 +12,7 @@ import time
 import zlib
 from typing import Optional
 
-from modelfleet_worker import log
+from modelfleet_worker import binary, log
 from modelfleet_worker.http import Connection, Request, error_body
 from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
 from modelfleet_worker.oip import BadRequest
@@ -62,6 +62,7 @@ class Exchange:
         "_id",
         "_prediction",
         "_prediction_id",
+        "_raw",
         "_request_id",
         "_resident",
         "_slot",
@@ -91,6 +92,7 @@ class Exchange:
         self._resident: Optional[Resident] = None
         self._id = ""
         self._chosen: Optional[list[int]] = None
+        self._raw: frozenset[int] = frozenset()
         self._slot = -1
         self._closed = False
         self.deadline: Optional[float] = None
@@ -126,9 +128,10 @@ class Exchange:
             encoding = self._headers.get(b"content-encoding")
             if encoding is not None:
                 body = self._inflated(body, encoding)
-            decoded = resident.decoder.decode(body)
+            decoded = resident.decoder.decode(body, self._headers.get(binary.HEADER))
             self._id = decoded.id or ""
             self._chosen = decoded.outputs
+            self._raw = decoded.raw
             self.inputs = decoded.inputs
             self.rows = decoded.rows
             if resident.runs_inline(decoded.rows):
@@ -205,13 +208,20 @@ class Exchange:
         assert resident is not None
         try:
             answer_id = self._id or self._prediction_id
-            body = resident.encoder.encode(self._endpoint, answer_id, outputs, self._chosen)
+            extra = b""
+            if self._raw:
+                body, size = resident.encoder.encode_mixed(
+                    self._endpoint, answer_id, outputs, self._chosen, self._raw
+                )
+                extra = b"\r\n%s: %d" % (binary.HEADER, size)
+            else:
+                body = resident.encoder.encode(self._endpoint, answer_id, outputs, self._chosen)
             raw_inputs = [pack(array) for array in self.inputs]
             raw_outputs = [pack(array) for array in outputs]
         except Exception as error:  # noqa: BLE001  # outputs may hold any object
             self._raised(error)
             return
-        self._close(200, body, raw_inputs, raw_outputs, "", b"")
+        self._close(200, body, raw_inputs, raw_outputs, "", extra)
 
     def _raised(self, error: BaseException) -> None:
         resident = self._resident
@@ -268,7 +278,8 @@ class Exchange:
             headers += self._resident.version_header
         if self._request_id:
             headers += b"\r\nx-request-id: " + self._request_id.encode("latin-1")
-        self._connection.respond(status, body, headers + extra)
+        raw = status == 200 and bool(self._raw)
+        self._connection.respond(status, body, headers + extra, raw=raw)
 
 
 def inflate(body: bytes, wbits: int, limit: int) -> bytes:

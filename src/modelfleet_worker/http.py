@@ -41,6 +41,8 @@ _STATUS_LINES = {
     for status, reason in _REASONS.items()
 }
 
+_RAW = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: "
+
 
 class Request(msgspec.Struct):
     """A whole request. Header names are lower-case; of a repeated header the last one counts."""
@@ -197,8 +199,9 @@ class Connection(asyncio.Protocol):
         """Seconds since the first byte of a request that is not yet whole; 0 if there is none."""
         return now - self._begun_at if self._begun_at else 0.0
 
-    def respond(self, status: int, body: bytes, headers: bytes = b"") -> None:
-        """Answer the current request. headers: whole lines. Does nothing if the client is gone."""
+    def respond(self, status: int, body: bytes, headers: bytes = b"", *, raw: bool = False) -> None:
+        """Answer the current request. headers: whole lines. raw: a good answer that is not JSON.
+        Does nothing if the client is gone."""
         request, self._current = self._current, None
         transport = self._transport
         if request is None or transport is None:
@@ -208,7 +211,7 @@ class Connection(asyncio.Protocol):
         size = b"%d" % len(body)
         if headers:
             size += b"\r\n" + headers
-        transport.write(_STATUS_LINES[status] + size + tail + body)
+        transport.write((_RAW if raw else _STATUS_LINES[status]) + size + tail + body)
         if closing:
             self._finish(transport)
         elif not self._pumping and self._waiting:

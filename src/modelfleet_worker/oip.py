@@ -1,11 +1,12 @@
-"""Open Inference Protocol v2, JSON: request bodies to arrays, arrays to answers.
+"""Open Inference Protocol v2: request bodies to arrays, arrays to answers.
 
 Strict where a guess would change a prediction: a tensor has the datatype and shape of the
 signature or is refused by name. `data` may be flat or nested, always row-major. JSON has no NaN:
 clients send null (or the literal NaN that many libraries write); we answer null.
 
 A request of one matrix of numbers is read in one typed pass, straight into numpy; others take one
-pass for the envelope and one typed pass per tensor; null and NaN a third.
+pass for the envelope and one typed pass per tensor; null and NaN a third. Raw tensors behind the
+JSON, both ways, are the matter of `binary`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Optional, Union
 import msgspec
 import numpy as np
 
+from modelfleet_worker import binary
 from modelfleet_worker.wire.signature import DTYPES, Array, Signature, TensorSpec
 
 _MAX_DEPTH = 8
@@ -27,11 +29,30 @@ class BadRequest(Exception):
     """The body can't be read as a request to this model; the message is for the client."""
 
 
+class _Placed(msgspec.Struct):
+    """Parameters of an input."""
+
+    binary_data_size: Optional[int] = None
+
+
+class _Wish(msgspec.Struct):
+    """Parameters of a wanted output."""
+
+    binary_data: bool = False
+
+
+class _Wishes(msgspec.Struct):
+    """Parameters of a request."""
+
+    binary_data_output: bool = False
+
+
 class _Tensor(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
     data: msgspec.Raw = msgspec.Raw()
+    parameters: Optional[_Placed] = None
 
 
 class _Loose(msgspec.Struct):
@@ -41,22 +62,26 @@ class _Loose(msgspec.Struct):
     datatype: str
     shape: list[int]
     data: Any = None
+    parameters: Optional[_Placed] = None
 
 
 class _Output(msgspec.Struct):
     name: str
+    parameters: Optional[_Wish] = None
 
 
 class _Request(msgspec.Struct):
     inputs: list[_Tensor]
     id: Optional[str] = None
     outputs: Optional[list[_Output]] = None
+    parameters: Optional[_Wishes] = None
 
 
 class _LooseRequest(msgspec.Struct):
     inputs: list[_Loose]
     id: Optional[str] = None
     outputs: Optional[list[_Output]] = None
+    parameters: Optional[_Wishes] = None
 
 
 class _Nested(msgspec.Struct):
@@ -72,6 +97,7 @@ class _NestedRequest(msgspec.Struct):
     inputs: list[_Nested]
     id: Optional[str] = None
     outputs: Optional[list[_Output]] = None
+    parameters: Optional[_Wishes] = None
 
 
 class _Flat(msgspec.Struct):
@@ -87,15 +113,18 @@ class _FlatRequest(msgspec.Struct):
     inputs: list[_Flat]
     id: Optional[str] = None
     outputs: Optional[list[_Output]] = None
+    parameters: Optional[_Wishes] = None
 
 
 class Decoded(msgspec.Struct):
-    """A valid request: `inputs` in signature order; `outputs` are positions, None = all."""
+    """A valid request: `inputs` in signature order; `outputs` are positions, None = all;
+    `raw` are the positions of those that the client wants in binary."""
 
     id: Optional[str]
     rows: int
     inputs: list[Array]
     outputs: Optional[list[int]]
+    raw: frozenset[int] = frozenset()
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
@@ -163,6 +192,7 @@ class RequestDecoder:
         self._inputs = signature.inputs
         self._positions = {spec.name: k for k, spec in enumerate(signature.inputs)}
         self._outputs = {spec.name: k for k, spec in enumerate(signature.outputs)}
+        self._all_outputs = frozenset(self._outputs.values())
         self._misses = 0
         self._forms: list[Callable[[bytes], _MatrixRequest]] = [_decode_nested, _decode_flat]
         spec = signature.inputs[0]
@@ -170,12 +200,28 @@ class RequestDecoder:
             spec if signature.is_matrix and spec.dtype.kind == "f" else None
         )
 
-    def decode(self, body: bytes) -> Decoded:
-        """The tensors of a request; BadRequest names what is wrong and where."""
+    def decode(self, body: bytes, json_size: Optional[bytes] = None) -> Decoded:
+        """The tensors of a request; BadRequest names what is wrong and where. json_size: the
+        header of the binary extension."""
+        if json_size is not None:
+            return self._decode_mixed(body, json_size)
         if self._matrix is not None:
             decoded = self._decode_matrix(self._matrix, body)
             if decoded is not None:
                 return decoded
+        return self._decode_any(body, None)
+
+    def _decode_mixed(self, body: bytes, json_size: bytes) -> Decoded:
+        """JSON with raw tensors behind it."""
+        try:
+            head, tail = binary.split(body, json_size)
+            decoded = self._decode_any(head, tail)
+            tail.finish()
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+        return decoded
+
+    def _decode_any(self, body: bytes, tail: Optional[binary.Tail]) -> Decoded:
         request = _envelope(body)
         inputs: list[Optional[Array]] = [None] * len(self._inputs)
         for tensor in request.inputs:
@@ -185,7 +231,7 @@ class RequestDecoder:
                 raise BadRequest(f"unknown tensor {tensor.name!r}: the model's inputs are {known}")
             if inputs[position] is not None:
                 raise BadRequest(f"tensor {tensor.name!r} is given twice")
-            inputs[position] = _array(self._inputs[position], tensor, self._refuse_missing)
+            inputs[position] = _array(self._inputs[position], tensor, tail, self._refuse_missing)
         given = [array for array in inputs if array is not None]
         if len(given) < len(inputs):
             missing = [s.name for s, array in zip(self._inputs, inputs) if array is None]
@@ -194,7 +240,7 @@ class RequestDecoder:
         if len(given) > 1:
             self._same_rows(given)
         chosen = None if request.outputs is None else self._chosen(request.outputs)
-        return Decoded(request.id, rows, given, chosen)
+        return Decoded(request.id, rows, given, chosen, self._raw(request))
 
     def _decode_matrix(self, spec: TensorSpec, body: bytes) -> Optional[Decoded]:
         """The fast path. None if anything is unusual: then the long way finds out what."""
@@ -213,7 +259,7 @@ class RequestDecoder:
         if (
             list(shape) != tensor.shape
             or len(shape) != 2
-            or not shape[0]
+            or not array.size
             or tensor.name != spec.name
             or tensor.datatype != spec.datatype
             or spec.shape[0] != -1
@@ -221,6 +267,8 @@ class RequestDecoder:
             or request.outputs
         ):
             return None
+        if request.parameters is not None:
+            return Decoded(request.id, shape[0], [array], None, self._raw(request))
         return Decoded(request.id, shape[0], [array], None)
 
     def _read_matrix(self, body: bytes) -> Optional[_MatrixRequest]:
@@ -257,6 +305,18 @@ class RequestDecoder:
                 raise BadRequest(f"unknown output {output.name!r}: the outputs are {known}")
         return [self._outputs[output.name] for output in outputs] or None
 
+    def _raw(self, request: Union[_Request, _LooseRequest, _MatrixRequest]) -> frozenset[int]:
+        """Positions of the outputs that are wanted in binary."""
+        if request.outputs:
+            return frozenset(
+                self._outputs[output.name]
+                for output in request.outputs
+                if output.parameters is not None and output.parameters.binary_data
+            )
+        if request.parameters is not None and request.parameters.binary_data_output:
+            return self._all_outputs
+        return frozenset()
+
 
 def _envelope(body: bytes) -> Union[_Request, _LooseRequest]:
     try:
@@ -279,7 +339,12 @@ def _loose_envelope(body: bytes, first: Exception) -> _LooseRequest:
         raise BadRequest(f"not an inference request: {error}") from error
 
 
-def _array(spec: TensorSpec, tensor: Union[_Tensor, _Loose], refuse_missing: bool) -> Array:
+def _array(
+    spec: TensorSpec,
+    tensor: Union[_Tensor, _Loose],
+    tail: Optional[binary.Tail],
+    refuse_missing: bool,
+) -> Array:
     if tensor.datatype != spec.datatype:
         raise BadRequest(
             f"tensor {spec.name!r} has the datatype {tensor.datatype!r}, "
@@ -288,22 +353,54 @@ def _array(spec: TensorSpec, tensor: Union[_Tensor, _Loose], refuse_missing: boo
     shape = tuple(tensor.shape)
     if shape[1:] != spec.shape[1:] or shape[0] < 1 or spec.shape[0] != -1:
         _check_shape(spec, shape)
-    depth = _depth(tensor.data)
-    if depth != 1 and depth != len(shape):
+    size = None if tensor.parameters is None else tensor.parameters.binary_data_size
+    if size is None:
+        array, doubtful = _from_json(spec, shape, tensor.data)
+    else:
+        array, doubtful = _from_tail(spec, shape, tensor.data, size, tail), True
+    if doubtful and refuse_missing and _has_gaps(array):
+        raise BadRequest(f"tensor {spec.name!r} holds null, NaN or infinity, which is refused")
+    return array.reshape(len(array)) if array.ndim > len(spec.shape) else array
+
+
+def _from_json(
+    spec: TensorSpec, shape: tuple[int, ...], data: Union[msgspec.Raw, list[Any], None]
+) -> tuple[Array, bool]:
+    """The array, and whether there may be null or NaN in it."""
+    depth = _depth(data)
+    if data is None or (depth != 1 and depth != len(shape)):
         raise BadRequest(
             f"tensor {spec.name!r}: data must be a flat array, or nested as deep as its shape "
             f"{list(shape)}" + ("" if depth else "; there is none")
         )
     try:
-        values, doubtful = _readers[spec.datatype][depth - 1].read(tensor.data)
+        values, doubtful = _readers[spec.datatype][depth - 1].read(data)
         array: Array = np.array(values, dtype=spec.dtype)
     except (msgspec.ValidationError, ValueError, OverflowError, TypeError) as error:
         raise BadRequest(f"tensor {spec.name!r}: {_reason(error)}") from error
     if array.shape != shape:
         array = _reshaped(spec, array, shape)
-    if doubtful and refuse_missing and _has_gaps(array):
-        raise BadRequest(f"tensor {spec.name!r} holds null, NaN or infinity, which is refused")
-    return array.reshape(len(array)) if array.ndim > len(spec.shape) else array
+    return array, doubtful
+
+
+def _from_tail(
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    data: Union[msgspec.Raw, list[Any], None],
+    size: int,
+    tail: Optional[binary.Tail],
+) -> Array:
+    if data:
+        raise BadRequest(f"tensor {spec.name!r} has both data and binary_data_size")
+    if tail is None:
+        raise BadRequest(
+            f"tensor {spec.name!r} has binary_data_size, but the request has no header "
+            "Inference-Header-Content-Length"
+        )
+    try:
+        return binary.read(spec, shape, tail.take(size))
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"tensor {spec.name!r}: {error}") from error
 
 
 def _check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
@@ -312,7 +409,7 @@ def _check_shape(spec: TensorSpec, shape: tuple[int, ...]) -> None:
         shape = shape[:1]  # a column as [N, 1], as data-frame codecs of other servers send it
     fits = len(shape) == len(wanted) and shape[0] > 0
     for size, limit in zip(shape, wanted):
-        fits = fits and size >= 0 and limit in (-1, size)
+        fits = fits and size > 0 and limit in (-1, size)
     if not fits:
         raise BadRequest(
             f"tensor {spec.name!r} has the shape {list(shape)}, the model takes {list(wanted)}"
@@ -373,11 +470,22 @@ class _OutTensor(msgspec.Struct):
     data: list[Any]
 
 
+class _RawSize(msgspec.Struct):
+    binary_data_size: int
+
+
+class _RawTensor(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: _RawSize
+
+
 class _Answer(msgspec.Struct):
     model_name: str
     model_version: str
     id: str
-    outputs: list[_OutTensor]
+    outputs: Sequence[Union[_OutTensor, _RawTensor]]
 
 
 class AnswerEncoder:
@@ -393,13 +501,37 @@ class AnswerEncoder:
         """The JSON body. name: of the endpoint that was called."""
         tensors: list[_OutTensor] = []
         for position in range(len(outputs)) if chosen is None else chosen:
-            output, datatype = self._outputs[position]
-            array = outputs[position]
-            flat = array.ravel().tolist()
-            if datatype == "BYTES":
-                flat = [_readable(value) for value in flat]
-            tensors.append(_OutTensor(output, datatype, array.shape, flat))
+            tensors.append(self._plain(position, outputs[position]))
         return _encode_json(_Answer(name, self._version, answer_id, tensors))
+
+    def encode_mixed(
+        self,
+        name: str,
+        answer_id: str,
+        outputs: Sequence[Array],
+        chosen: Optional[list[int]],
+        raw: frozenset[int],
+    ) -> tuple[bytes, int]:
+        """JSON with the raw tensors behind it, and the size of the JSON."""
+        tensors: list[Union[_OutTensor, _RawTensor]] = []
+        tail: list[bytes] = []
+        for position in range(len(outputs)) if chosen is None else chosen:
+            if position not in raw:
+                tensors.append(self._plain(position, outputs[position]))
+                continue
+            output, datatype = self._outputs[position]
+            tail.append(binary.write(outputs[position], datatype))
+            size = _RawSize(len(tail[-1]))
+            tensors.append(_RawTensor(output, datatype, outputs[position].shape, size))
+        head = _encode_json(_Answer(name, self._version, answer_id, tensors))
+        return b"".join((head, *tail)), len(head)
+
+    def _plain(self, position: int, array: Array) -> _OutTensor:
+        output, datatype = self._outputs[position]
+        flat = array.ravel().tolist()
+        if datatype == "BYTES":
+            flat = [_readable(value) for value in flat]
+        return _OutTensor(output, datatype, array.shape, flat)
 
 
 def _readable(value: Any) -> Optional[str]:

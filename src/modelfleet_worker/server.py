@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from modelfleet_worker import __version__
+from modelfleet_worker import __version__, binary
 from modelfleet_worker.exchange import Books, Exchange
 from modelfleet_worker.http import Connection, Request, error_body
 from modelfleet_worker.resident import Residency, Resident
@@ -106,7 +106,7 @@ class ModelServer:
             body: dict[str, object] = {
                 "name": "modelfleet",
                 "version": __version__,
-                "extensions": [],
+                "extensions": [binary.EXTENSION],
             }
             connection.respond(200, _encode(body))
         elif target == b"/v2/health/live":

@@ -200,7 +200,12 @@ def test_a_refusal_waits_for_the_answers_before_it(wire: Wire, body: bytes) -> N
 @pytest.mark.parametrize(
     ("method", "path", "status", "content"),
     [
-        ("GET", "/v2", 200, {"name": "modelfleet", "version": "0.1.0", "extensions": []}),
+        (
+            "GET",
+            "/v2",
+            200,
+            {"name": "modelfleet", "version": "0.1.0", "extensions": ["binary_tensor_data"]},
+        ),
         ("GET", "/v2/health/live", 200, {"live": True}),
         ("GET", "/v2/health/ready", 200, {"live": True, "ready": True}),
         ("GET", "/v2/models/linear/ready", 200, {"name": "linear", "ready": True}),

@@ -140,7 +140,7 @@ def _on_match(name: str, routes: Sequence[dict[str, object]]) -> dict[str, objec
 def _health() -> dict[str, dict[str, object]]:
     """Paths that need no key. The gateway answers: it is ready once it has routes."""
     bodies = {
-        "/v2": '{"name":"modelfleet","version":"2","extensions":[]}',
+        "/v2": '{"name":"modelfleet","version":"2","extensions":["binary_tensor_data"]}',
         "/v2/health/live": '{"live":true}',
         "/v2/health/ready": '{"live":true,"ready":true}',
     }
