@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import gc
 import logging
+import os
 import signal
 import sys
 import threading
@@ -24,6 +26,10 @@ from modelfleet.telemetry.collector import Collector
 from modelfleet.telemetry.metrics import MetricsServer
 
 _log = logging.getLogger("modelfleet.collector")
+_NICENESS = 5
+"""Counting may wait for a moment, answering may not."""
+_GC_THRESHOLDS = 100_000, 50, 50
+"""A batch of records is many objects that live briefly, and none of them in a cycle."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    os.nice(_NICENESS)
+    gc.set_threshold(*_GC_THRESHOLDS)
     with _only_one(settings.layout, stop) as mine:
         if mine:
             run(settings, stop)

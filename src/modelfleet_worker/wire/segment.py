@@ -32,7 +32,7 @@ _READ_BYTES = 1 << 20
 _RETRY_SECONDS = 1.0
 
 
-class Record(msgspec.Struct, array_like=True, frozen=True):
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One inference. Tensors are raw bytes in signature order (see `tensors`), only if 200.
 
     trace_id: 16 bytes or none; time_ns: Unix; latency_ns: decode to encode in the worker;
@@ -173,6 +173,7 @@ class SegmentReader:
         self._handle = os.open(path, os.O_RDONLY)
         try:
             self.size = os.fstat(self._handle).st_size
+            self._buffer = bytearray(min(_READ_BYTES, self.size))
             self.header = self._read_header()
         except BaseException:
             os.close(self._handle)
@@ -192,7 +193,7 @@ class SegmentReader:
     ) -> tuple[list[tuple[int, Record]], int]:
         """Up to `limit` records from `offset` on, each with its own offset; and where to go on."""
         found: list[tuple[int, Record]] = []
-        base, block = offset, b""
+        base, block = offset, memoryview(b"")
         while len(found) < limit:
             payload, end = self._payload(block, offset - base)
             if payload is None:
@@ -207,17 +208,19 @@ class SegmentReader:
             offset = (base + end + 7) & ~7
         return found, offset
 
-    def _block(self, offset: int) -> bytes:
-        """Bytes from `offset` on: a megabyte, or more if the first record is longer."""
-        block = os.pread(self._handle, _READ_BYTES, offset)
-        if len(block) >= 16:
+    def _block(self, offset: int) -> memoryview:
+        """Bytes from `offset` on: a megabyte, or more if the first record is longer. They count
+        until the next call."""
+        read = os.preadv(self._handle, [self._buffer], offset)
+        block = memoryview(self._buffer)[:read]
+        if read >= 16:
             (length,) = _LENGTH.unpack_from(block)
-            if len(block) < 16 + length <= self.size - offset:
-                block = os.pread(self._handle, 16 + length, offset)
+            if read < 16 + length <= self.size - offset:
+                block = memoryview(os.pread(self._handle, 16 + length, offset))
         return block
 
     @staticmethod
-    def _payload(block: bytes, at: int) -> tuple[Optional[bytes], int]:
+    def _payload(block: memoryview, at: int) -> tuple[Optional[memoryview], int]:
         """The record at `at` and its end; None if it isn't (wholly) there, or not (yet) right."""
         if at + 16 > len(block):
             return None, at

@@ -1,0 +1,146 @@
+"""Requests per second, latency, CPU and memory of the whole path, beside five model servers.
+
+The whole path has everything on: gateway, key check, prediction log, window states, metrics. Each
+peer (see `peers`) runs in an environment of its own, serves the same trained object, and is
+measured twice: naked, and behind the same gateway with the same key check. A peer is up only while
+it is measured, and in the same minutes, round by round, so are we. Needs `wrk`.
+
+    make bench-serving                           a table, and one line of JSON at the end
+    make bench-serving ARGS='--models logistic --peers BentoML'
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from serving import models as subjects
+from serving import ours, peers
+from serving.load import Result, Target, measure, merge
+from serving.models import Subject
+
+ROOT = Path(".bench").resolve()
+OURS, GATED = "modelfleet", "behind our gateway"
+SOURCE = "-source"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", nargs="*", help="of: logistic forest100 xgboost lightgbm torch")
+    parser.add_argument("--peers", nargs="*", help="parts of their names")
+    given = parser.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is missing: apt-get install wrk")
+    chosen = [s for s in subjects.SUBJECTS if not given.models or s.name in given.models]
+    rivals = [
+        p for p in peers.PEERS if not given.peers or any(w in p.name for w in given.peers)
+    ]
+    results = list(run(chosen, rivals, given.seconds, given.rounds))
+    print_table(results)
+    print(json.dumps(figures(chosen, results)))
+
+
+def run(
+    chosen: Sequence[Subject], rivals: Sequence[peers.Peer], seconds: float, rounds: int
+) -> Iterator[tuple[str, Result]]:
+    """(peer in whose minutes it was measured, result)."""
+    ROOT.mkdir(exist_ok=True)
+    trained = subjects.train(ROOT / "models")
+    with ours.platform(ROOT / "home") as fleet:
+        ours.deploy(fleet, {one.name: trained[one.name] for one in chosen})
+        for subject in chosen:
+            for peer in rivals:
+                note(f"{subject.name}: {peer.name}")
+                file = ROOT / "models" / f"{subject.name}.joblib"
+                with (
+                    peers.serving(peer, subject.name, file, ROOT) as url,
+                    ours.gate(fleet, ROOT, url) as gated,
+                ):
+                    marks = (str(ROOT / "envs" / peer.environment), str(ROOT / "peers"))
+                    gate_marks = (*marks, str(ROOT / "gate"))
+                    plain = tuple(peers.headers().items())
+                    sides = [
+                        Target(
+                            OURS,
+                            fleet.url(subject.name),
+                            fleet.body(subject.name),
+                            fleet.headers,
+                            (str(fleet.home),),
+                        ),
+                        Target(peer.name, url, peer.body, plain, marks),
+                        Target(
+                            f"{peer.name}, {GATED}", gated, peer.body, fleet.headers, gate_marks
+                        ),
+                    ]
+                    yield from measured(peer.name, sides, subject, seconds, rounds)
+
+
+def measured(
+    phase: str, sides: Sequence[Target], subject: Subject, seconds: float, rounds: int
+) -> Iterator[tuple[str, Result]]:
+    for side in sides:
+        measure(side, subject.name, subject.connections, 1.0, ROOT)
+    found: dict[str, list[Result]] = {}
+    for _ in range(rounds):
+        for side in sides:
+            one = measure(side, subject.name, subject.connections, seconds, ROOT)
+            found.setdefault(side.side, []).append(one)
+    for results in found.values():
+        yield phase, merge(results)
+
+
+def figures(chosen: Sequence[Subject], results: Sequence[tuple[str, Result]]) -> dict[str, object]:
+    """The closing line. Ratios: the smallest over all peers, each within its own minutes."""
+    line: dict[str, object] = {}
+    for subject in chosen:
+        ratios: dict[str, dict[str, float]] = {}
+        for phase in {phase for phase, r in results if r.model == subject.name}:
+            here = {r.side: r for p, r in results if p == phase and r.model == subject.name}
+            own, naked = here[OURS], here[phase]
+            gated = here[f"{phase}, {GATED}"]
+            ratios[phase] = {
+                "gated": own.requests_per_second / gated.requests_per_second,
+                "naked": own.requests_per_second / naked.requests_per_second,
+                "p99": own.p99_ms / gated.p99_ms,
+            }
+        best = min(ratios, key=lambda name: ratios[name]["gated"])
+        line[subject.ratio] = round(ratios[best]["gated"], 2)
+        if subject.ratio == "small_ratio":
+            line["small_naked_ratio"] = round(min(r["naked"] for r in ratios.values()), 2)
+            line["small_p99_ratio"] = round(ratios[best]["p99"], 3)
+            line["best_peer"] = best
+            cpu = [r.cpu_us for _, r in results if r.model == subject.name and r.side == OURS]
+            line["cpu_us"] = round(statistics.median(cpu), 1)
+    return line
+
+
+def print_table(results: Sequence[tuple[str, Result]]) -> None:
+    print("| model | c | side | requests/s | ours / its | p50 ms | p99 ms | CPU us | MB | failed |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for phase, r in results:
+        own = next(o for p, o in results if (p, o.side, o.model) == (phase, OURS, r.model))
+        ratio = own.requests_per_second / r.requests_per_second
+        side = f"{OURS} (beside {phase})" if r.side == OURS else r.side
+        print(
+            f"| {r.model} | {r.connections} | {side} | {r.requests_per_second:,.0f} | {ratio:.1f} "
+            f"| {r.p50_ms:.2f} | {r.p99_ms:.2f} | {r.cpu_us:,.0f} | {r.memory_mb:,.0f} "
+            f"| {r.failed} |"
+        )
+
+
+def note(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()
