@@ -1,7 +1,9 @@
 # make demo    a fleet of 124 models with half a year of traffic   (make demo ARGS=--exit)
 # make test    all tests
 # make check   format, lint, types, layers, docs
-# make bench   the serving benchmark   (make bench-faults: what dies, and how soon it is back)
+# make bench-serving   beside five other model servers
+# make bench-faults    what dies, and how soon it is back
+# make proto   write the gRPC messages anew
 # make lock    resolve the dependencies anew
 
 PYTHON ?= python3
@@ -12,7 +14,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench bench-faults lock docs clean browser
+.PHONY: demo test check bench-serving bench-faults lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -37,14 +39,18 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/docs.py --check
 
-bench: $(VENV)/.installed
-	$(BIN)/python bench/serving.py $(ARGS)
+bench-serving: $(VENV)/.installed
+	$(BIN)/python bench/serving/__main__.py $(ARGS)
 
 bench-faults: $(VENV)/.installed
 	$(BIN)/python bench/faults.py $(ARGS)
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/docs.py
+
+proto: $(VENV)/.installed
+	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src \
+	  src/modelfleet/compat/grpc/open_inference.proto
 
 # Pages are tested in a real Chromium; Debian's is installed if there is none.
 browser:

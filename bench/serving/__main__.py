@@ -41,9 +41,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is missing: apt-get install wrk")
     chosen = [s for s in subjects.SUBJECTS if not given.models or s.name in given.models]
-    rivals = [
-        p for p in peers.PEERS if not given.peers or any(w in p.name for w in given.peers)
-    ]
+    rivals = [p for p in peers.PEERS if not given.peers or any(w in p.name for w in given.peers)]
     results = list(run(chosen, rivals, given.seconds, given.rounds))
     print_table(results)
     print(json.dumps(figures(chosen, results)))

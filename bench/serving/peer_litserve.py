@@ -26,5 +26,8 @@ if __name__ == "__main__":
     cores = int(os.environ["CORES"])
     server = litserve.LitServer(Peer(), accelerator="cpu", workers_per_device=cores)
     server.run(
-        port=int(sys.argv[1]), num_api_servers=cores, log_level="warning", generate_client_file=False
+        port=int(sys.argv[1]),
+        num_api_servers=cores,
+        log_level="warning",
+        generate_client_file=False,
     )

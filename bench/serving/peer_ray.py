@@ -13,9 +13,7 @@ from ray.serve.schema import LoggingConfig
 CORES = int(os.environ["CORES"])
 
 
-@serve.deployment(
-    num_replicas=CORES, max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.5}
-)
+@serve.deployment(num_replicas=CORES, max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.5})
 class Peer:
     def __init__(self, path):
         self.model = joblib.load(path)

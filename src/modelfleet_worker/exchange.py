@@ -14,6 +14,7 @@ from typing import Optional
 
 from modelfleet_worker import binary, log
 from modelfleet_worker.http import Connection, Request, error_body
+from modelfleet_worker.invocations import error_body as scoring_error
 from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
 from modelfleet_worker.oip import BadRequest
 from modelfleet_worker.peers import Finding, examine
@@ -65,6 +66,7 @@ class Exchange:
         "_raw",
         "_request_id",
         "_resident",
+        "_scoring",
         "_slot",
         "_started_ns",
         "_time_ns",
@@ -75,13 +77,22 @@ class Exchange:
     )
 
     def __init__(
-        self, books: Books, request: Request, connection: Connection, endpoint: str, version: int
+        self,
+        books: Books,
+        request: Request,
+        connection: Connection,
+        endpoint: str,
+        version: int,
+        *,
+        scoring: bool = False,
     ) -> None:
-        """version: the index that the gateway chose, 0 if it is not known."""
+        """version: the index that the gateway chose, 0 if it is not known. scoring: by MLflow's
+        protocol."""
         self._books = books
         self._connection = connection
         self._endpoint = endpoint
         self._version = version
+        self._scoring = scoring
         self._headers = headers = request.headers
         self._started_ns = time.perf_counter_ns()
         self._time_ns = time.time_ns()
@@ -128,7 +139,11 @@ class Exchange:
             encoding = self._headers.get(b"content-encoding")
             if encoding is not None:
                 body = self._inflated(body, encoding)
-            decoded = resident.decoder.decode(body, self._headers.get(binary.HEADER))
+            if self._scoring:
+                kind = self._headers.get(b"content-type", b"")
+                decoded = resident.invocations.decode(body, kind)
+            else:
+                decoded = resident.decoder.decode(body, self._headers.get(binary.HEADER))
             self._id = decoded.id or ""
             self._chosen = decoded.outputs
             self._raw = decoded.raw
@@ -150,7 +165,8 @@ class Exchange:
     def fail(self, status: int, reason: str) -> None:
         """Answer with an error."""
         extra = b"\r\nretry-after: 1" if status == 429 else b""
-        self._close(status, error_body(reason), [], [], reason, extra)
+        body = scoring_error(status, reason) if self._scoring else error_body(reason)
+        self._close(status, body, [], [], reason, extra)
 
     # lane.Call
 
@@ -209,7 +225,9 @@ class Exchange:
         try:
             answer_id = self._id or self._prediction_id
             extra = b""
-            if self._raw:
+            if self._scoring:
+                body = resident.invocations.encode(outputs, self._chosen)
+            elif self._raw:
                 body, size = resident.encoder.encode_mixed(
                     self._endpoint, answer_id, outputs, self._chosen, self._raw
                 )

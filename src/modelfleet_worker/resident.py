@@ -18,6 +18,7 @@ from typing import Optional, Union
 import msgspec
 
 from modelfleet_worker import loading, log
+from modelfleet_worker.invocations import Invocations
 from modelfleet_worker.lane import Lane
 from modelfleet_worker.loading import Loaded
 from modelfleet_worker.oip import AnswerEncoder, RequestDecoder
@@ -45,6 +46,7 @@ class Resident:
         self.loaded = loaded
         self.signature = loaded.spec.signature
         self.decoder = RequestDecoder(self.signature, loaded.spec.refuse_missing)
+        self.invocations = Invocations(self.signature, loaded.spec.refuse_missing)
         self.inline = loaded.row_s < INLINE_SECONDS and loaded.spec.runtime != "python"
         self._names = [spec.name for spec in self.signature.inputs]
         self._strikes = 0

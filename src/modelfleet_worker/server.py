@@ -14,12 +14,14 @@ import msgspec
 from modelfleet_worker import __version__, binary
 from modelfleet_worker.exchange import Books, Exchange
 from modelfleet_worker.http import Connection, Request, error_body
+from modelfleet_worker.invocations import VERB
 from modelfleet_worker.resident import Residency, Resident
 from modelfleet_worker.wire.signature import TensorSpec
 
 MAX_BODY = 16 << 20
 HALF_READ_SECONDS = 60.0
 _MODELS = b"/v2/models/"
+_ASKS = ("infer", VERB)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -48,7 +50,7 @@ class ModelServer:
         target = request.target
         if target.startswith(_MODELS):
             path = self._paths.get(target) or self._path(target)
-            if path is not None and path.verb == "infer" and request.method == b"POST":
+            if path is not None and path.verb in _ASKS and request.method == b"POST":
                 self._infer(path, request, connection)
                 return
         else:
@@ -71,7 +73,9 @@ class ModelServer:
     def _infer(self, path: Path, request: Request, connection: Connection) -> None:
         header = request.headers.get(b"x-mf-version")
         index = version_index(header)
-        exchange = Exchange(self._books, request, connection, path.endpoint, index)
+        exchange = Exchange(
+            self._books, request, connection, path.endpoint, index, scoring=path.verb == VERB
+        )
         if request.refusal is not None:
             exchange.fail(*request.refusal)
             return
@@ -84,7 +88,7 @@ class ModelServer:
             exchange.fail(404, f"there is no model {path.endpoint!r}")
 
     def _describe(self, path: Path, request: Request, connection: Connection) -> None:
-        if request.method != b"GET" or path.verb == "infer":
+        if request.method != b"GET" or path.verb in _ASKS:
             connection.respond(405, error_body("metadata is read by GET, inference is POST"))
             return
         header = request.headers.get(b"x-mf-version")
@@ -149,7 +153,7 @@ def parse_path(target: bytes) -> Optional[Path]:
     version: Optional[str] = None
     if len(rest) >= 2 and rest[0] == "versions":
         version, rest = rest[1], rest[2:]
-    if rest not in ([], ["infer"], ["ready"]):
+    if rest not in ([], ["infer"], ["ready"], [VERB]):
         return None
     return Path(endpoint, version, rest[0] if rest else "")
 

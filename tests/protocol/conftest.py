@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,18 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.fixture(scope="session")
-def stock_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with tritonclient: its pins would change ours."""
-    folder = tmp_path_factory.mktemp("stock")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A Python with that requirement alone: its pins would change ours."""
+    made: dict[str, Path] = {}
     uv = Path(sys.executable).with_name("uv")
-    python = folder / "bin" / "python"
-    subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
-    subprocess.run(
-        [uv, "pip", "install", "-q", "--python", python, "tritonclient[http]==2.73.0"], check=True
-    )
+
+    def python(requirement: str) -> Path:
+        if requirement not in made:
+            folder = tmp_path_factory.mktemp("stock")
+            made[requirement] = folder / "bin" / "python"
+            subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
+            install = [uv, "pip", "install", "-q", "--python", made[requirement], requirement]
+            subprocess.run(install, check=True)
+        return made[requirement]
+
     return python

@@ -126,6 +126,10 @@ class Layout:
         return self.sockets / "gateway-admin.sock"
 
     @property
+    def grpc_socket(self) -> Path:
+        return self.sockets / "grpc.sock"
+
+    @property
     def segments(self) -> Path:
         return self.home / "segments"
 

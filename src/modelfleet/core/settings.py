@@ -36,6 +36,8 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Size of one prediction segment on disk."""
     request_timeout_ms: int = 30_000
     """Of endpoints that are made from now on."""
+    grpc: bool = True
+    """Speak gRPC, too, on the gateway's port: one more process."""
 
 
 class EvidenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

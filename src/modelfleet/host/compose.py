@@ -23,11 +23,11 @@ def files_of(layout: Layout) -> Files:
 
 
 def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
-    """Gateway, control plane, collector."""
+    """Gateway, control plane, collector, and what translates gRPC."""
     layout = settings.layout
     home = str(layout.home)
     host = settings.host
-    return [
+    found = [
         ProcessSpec(
             "gateway",
             command(layout.gateway),
@@ -47,6 +47,11 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
             last=True,
         ),
     ]
+    if settings.serving.grpc:
+        gateway = f"http://{_reachable(host)}:{ports.gateway}"
+        argv = (sys.executable, "-m", "modelfleet.compat.grpc", "--home", home)
+        found.append(ProcessSpec("grpc", (*argv, "--gateway", gateway)))
+    return found
 
 
 def compose(settings: Settings, specs: Sequence[ProcessSpec] | None = None) -> Agent:
