@@ -18,6 +18,7 @@ from modelfleet_worker.invocations import error_body as scoring_error
 from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
 from modelfleet_worker.oip import BadRequest
 from modelfleet_worker.peers import Finding, examine
+from modelfleet_worker.residency import NotLoaded, Residency
 from modelfleet_worker.resident import Resident
 from modelfleet_worker.wire.control import ControlBlock
 from modelfleet_worker.wire.ids import format_id, uuid7_at
@@ -54,6 +55,7 @@ class Exchange:
 
     __slots__ = (
         "_attempt",
+        "_body",
         "_books",
         "_chosen",
         "_closed",
@@ -104,6 +106,7 @@ class Exchange:
         self._id = ""
         self._chosen: Optional[list[int]] = None
         self._raw: frozenset[int] = frozenset()
+        self._body = b""
         self._slot = -1
         self._closed = False
         self.deadline: Optional[float] = None
@@ -115,10 +118,37 @@ class Exchange:
         """Decode, run the model here or in its lane, answer."""
         self._resident = resident
         self._version = resident.version.index
+        resident.used()
         if self._attempt > 1:
             self._run_if_innocent(resident, body, 0)
         else:
             self._run(resident, body)
+
+    def run_when_loaded(self, residency: Residency, index: int, body: bytes) -> None:
+        """The same for a version that is known but not resident; `loaded` or `answer` follows."""
+        reason = residency.failure(index)
+        version = residency.spec(index)
+        if reason is not None:
+            # A quarantined version is so everywhere; one that failed may be resident elsewhere.
+            quarantined = version is not None and version.quarantined
+            self.fail(500 if quarantined else 503, f"this version is not resident: {reason}")
+            return
+        self._version = index
+        self._body = body
+        try:
+            self._check_time()
+            residency.want(index, self)
+        except Refusal as error:
+            self.fail(error.status, str(error))
+        except Overloaded as error:
+            self.fail(429, str(error))
+
+    def begun(self, thread: int) -> None:
+        self._occupy(thread)
+
+    def loaded(self, resident: Resident) -> None:
+        if not self._closed:
+            self.run(resident, self._body)
 
     def _run_if_innocent(self, resident: Resident, body: bytes, looks: int) -> None:
         """Run what was tried before, unless it brought down the worker that ran it."""
@@ -181,6 +211,8 @@ class Exchange:
     def answer(self, outcome: Outcome) -> None:
         if isinstance(outcome, DeadlinePassed):
             self.fail(504, "the model did not answer before the deadline")
+        elif isinstance(outcome, NotLoaded):
+            self.fail(503, f"this version is not resident: {outcome}")
         elif isinstance(outcome, BaseException):
             self._raised(outcome)
         else:
@@ -205,7 +237,7 @@ class Exchange:
 
     def _check_time(self) -> None:
         timeout = self._headers.get(b"x-mf-timeout-ms")
-        if timeout is not None:
+        if timeout is not None and self.deadline is None:
             milliseconds = _integer(timeout, 0)
             if milliseconds <= 0:
                 raise Refusal(504, "the deadline had passed before the request arrived")

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import enum
 import re
+import time
 from pathlib import Path
 
 from modelfleet_worker.wire.control import DEAD_SUFFIX, ControlBlock
 
 SILENT_SECONDS = 2.0
 STUCK_SECONDS = 10.0
+_RECENT_SECONDS = 600.0
 
 
 class Finding(enum.IntEnum):
@@ -43,6 +45,24 @@ def examine(own: ControlBlock, pool: str, request_id: str) -> Finding:
         return Finding.DEADLY
     found = (_look(path, wanted) for path in _peers(own.path, pool))
     return max(found, default=Finding.INNOCENT)
+
+
+def fatal_loads(own: ControlBlock, pool: str) -> dict[int, str]:
+    """Versions (by index) whose loading brought a worker of this pool down a short while ago."""
+    found: dict[int, str] = {}
+    dead = re.compile(re.escape(pool) + rf"-\d+{re.escape(DEAD_SUFFIX)}")
+    for path in own.path.parent.iterdir():
+        if dead.fullmatch(path.name):
+            try:
+                recent = time.time() - path.stat().st_ctime < _RECENT_SECONDS
+                block = ControlBlock.open(path)
+            except (OSError, ValueError):
+                continue
+            with block:
+                for slot in block.blamed() if recent else ():
+                    if not slot.request_id:
+                        found[slot.version] = "loading it brought a worker down"
+    return found
 
 
 def _peers(own: Path, pool: str) -> list[Path]:

@@ -22,7 +22,7 @@ import msgspec
 from modelfleet_worker import log
 from modelfleet_worker.exchange import Books
 from modelfleet_worker.http import Connection
-from modelfleet_worker.resident import Residency
+from modelfleet_worker.residency import Residency
 from modelfleet_worker.server import MAX_BODY, ModelServer
 from modelfleet_worker.wire import desired
 from modelfleet_worker.wire.control import ControlBlock, State

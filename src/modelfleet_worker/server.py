@@ -6,6 +6,7 @@ talks to the worker directly) the model is found by its name in the path.
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
 from typing import Optional
 from urllib.parse import unquote
 
@@ -15,8 +16,11 @@ from modelfleet_worker import __version__, binary
 from modelfleet_worker.exchange import Books, Exchange
 from modelfleet_worker.http import Connection, Request, error_body
 from modelfleet_worker.invocations import VERB
-from modelfleet_worker.resident import Residency, Resident
+from modelfleet_worker.residency import Residency
+from modelfleet_worker.wire.bundle import BundleCorrupt
+from modelfleet_worker.wire.desired import VersionSpec
 from modelfleet_worker.wire.signature import TensorSpec
+from modelfleet_worker.wire.spec import BundleSpec, read_spec
 
 MAX_BODY = 16 << 20
 HALF_READ_SECONDS = 60.0
@@ -64,24 +68,25 @@ class ModelServer:
 
     def sweep(self, now: float) -> None:
         """Answer what is past its deadline; refuse what never arrives. now: monotonic seconds."""
-        for resident in self._residency.table.values():
-            resident.lane.sweep(now)
+        self._residency.sweep(now)
         for connection in list(self.connections):
             if connection.half_read_for(now) > HALF_READ_SECONDS:
                 connection.time_out()
 
     def _infer(self, path: Path, request: Request, connection: Connection) -> None:
         header = request.headers.get(b"x-mf-version")
-        index = version_index(header)
+        index = self._index(path, header)
         exchange = Exchange(
             self._books, request, connection, path.endpoint, index, scoring=path.verb == VERB
         )
         if request.refusal is not None:
             exchange.fail(*request.refusal)
             return
-        resident = self._find(path, header, index)
+        resident = self._residency.table.get(index)
         if resident is not None:
             exchange.run(resident, request.body)
+        elif self._residency.spec(index) is not None:
+            exchange.run_when_loaded(self._residency, index, request.body)
         elif header is not None:
             exchange.fail(503, f"version {header.decode('latin-1')} is not resident here")
         else:
@@ -91,16 +96,27 @@ class ModelServer:
         if request.method != b"GET" or path.verb in _ASKS:
             connection.respond(405, error_body("metadata is read by GET, inference is POST"))
             return
-        header = request.headers.get(b"x-mf-version")
-        resident = self._find(path, header, version_index(header))
+        index = self._index(path, request.headers.get(b"x-mf-version"))
+        version = self._residency.spec(index)
+        ready = version is not None and not self._residency.failure(index)
         if path.verb == "ready":
-            status = 200 if resident is not None else 404
-            body = _encode({"name": path.endpoint, "ready": resident is not None})
-            connection.respond(status, body)
-        elif resident is None:
+            body = _encode({"name": path.endpoint, "ready": ready})
+            connection.respond(200 if ready else 404, body)
+        elif version is None:
             connection.respond(404, error_body(f"there is no model {path.endpoint!r}"))
         else:
-            connection.respond(200, _metadata(path.endpoint, resident))
+            self._describe_version(path.endpoint, version, connection)
+
+    def _describe_version(
+        self, endpoint: str, version: VersionSpec, connection: Connection
+    ) -> None:
+        resident = self._residency.table.get(version.index)
+        try:
+            spec = resident.loaded.spec if resident else read_spec(FilePath(version.path))
+        except BundleCorrupt as error:
+            connection.respond(500, error_body(str(error)))
+            return
+        connection.respond(200, _metadata(endpoint, version, spec))
 
     def _about_server(self, request: Request, connection: Connection) -> None:
         target = request.target.partition(b"?")[0].rstrip(b"/")
@@ -122,10 +138,11 @@ class ModelServer:
         else:
             connection.respond(404, error_body("there is no such page"))
 
-    def _find(self, path: Path, header: Optional[bytes], index: int) -> Optional[Resident]:
+    def _index(self, path: Path, header: Optional[bytes]) -> int:
+        """The version that is asked for; 0, which none has, if there is no such."""
         if header is None:
-            return self._residency.by_name(path.endpoint, path.version)
-        return self._residency.table.get(index)
+            return self._residency.by_name(path.endpoint, path.version) or 0
+        return version_index(header)
 
     def _path(self, target: bytes) -> Optional[Path]:
         path = parse_path(target)
@@ -158,14 +175,14 @@ def parse_path(target: bytes) -> Optional[Path]:
     return Path(endpoint, version, rest[0] if rest else "")
 
 
-def _metadata(endpoint: str, resident: Resident) -> bytes:
+def _metadata(endpoint: str, version: VersionSpec, spec: BundleSpec) -> bytes:
     return _encode(
         {
             "name": endpoint,
-            "versions": [resident.version.version],
-            "platform": f"modelfleet_{resident.loaded.spec.runtime}",
-            "inputs": [_tensor(spec) for spec in resident.signature.inputs],
-            "outputs": [_tensor(spec) for spec in resident.signature.outputs],
+            "versions": [version.version],
+            "platform": f"modelfleet_{spec.runtime}",
+            "inputs": [_tensor(tensor) for tensor in spec.signature.inputs],
+            "outputs": [_tensor(tensor) for tensor in spec.signature.outputs],
         }
     )
 

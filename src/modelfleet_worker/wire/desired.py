@@ -13,7 +13,10 @@ Index = Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFFFF)]
 
 
 class VersionSpec(msgspec.Struct, frozen=True):
-    """One version to keep resident. `path` holds the bundle named by `digest`."""
+    """One version to serve. `path` holds the bundle named by `digest`.
+
+    pinned: it stays resident, whatever the budget says. quarantined: why it is not run any more.
+    """
 
     index: Index
     model: str
@@ -22,10 +25,16 @@ class VersionSpec(msgspec.Struct, frozen=True):
     digest: str
     path: str
     variant: str = "source"
+    pinned: bool = False
+    quarantined: str = ""
 
 
 class PoolSpec(msgspec.Struct, frozen=True):
-    """A pool of identical workers. A new `python` or `memory_mb` needs new processes."""
+    """A pool of identical workers. A new `python`, `memory_mb` or `cpus` needs new processes.
+
+    budget_mb: what models may hold together in each worker, 0 for no limit. cpus: cores that a
+    worker may use at a time, 0 for all.
+    """
 
     pool: PoolName
     revision: int
@@ -33,6 +42,8 @@ class PoolSpec(msgspec.Struct, frozen=True):
     replicas: int = 2
     memory_mb: int = 2048
     versions: tuple[VersionSpec, ...] = ()
+    budget_mb: int = 0
+    cpus: int = 0
 
     def __post_init__(self) -> None:
         indexes = [version.index for version in self.versions]
