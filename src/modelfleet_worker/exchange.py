@@ -13,6 +13,7 @@ import zlib
 from typing import Optional
 
 from modelfleet_worker import binary, log
+from modelfleet_worker.fair import NORMAL, WEIGHTS
 from modelfleet_worker.http import Connection, Request, error_body
 from modelfleet_worker.invocations import error_body as scoring_error
 from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
@@ -73,9 +74,12 @@ class Exchange:
         "_started_ns",
         "_time_ns",
         "_version",
+        "caller",
         "deadline",
         "inputs",
+        "limit",
         "rows",
+        "weight",
     )
 
     def __init__(
@@ -182,7 +186,7 @@ class Exchange:
             if resident.runs_inline(decoded.rows):
                 self._run_inline(resident)
             else:
-                resident.lane.submit(self)
+                self._queue(resident)
         except BadRequest as error:
             self.fail(400, str(error))
         except Refusal as error:
@@ -211,6 +215,8 @@ class Exchange:
     def answer(self, outcome: Outcome) -> None:
         if isinstance(outcome, DeadlinePassed):
             self.fail(504, "the model did not answer before the deadline")
+        elif isinstance(outcome, Overloaded):
+            self.fail(429, str(outcome))
         elif isinstance(outcome, NotLoaded):
             self.fail(503, f"this version is not resident: {outcome}")
         elif isinstance(outcome, BaseException):
@@ -234,6 +240,13 @@ class Exchange:
             self.ended()
         resident.took(time.perf_counter() - begun)
         self.answer(outcome)
+
+    def _queue(self, resident: Resident) -> None:
+        get = self._headers.get
+        self.caller = get(b"x-mf-caller", b"")
+        self.weight = WEIGHTS.get(get(b"x-mf-priority", b"normal"), NORMAL)
+        self.limit = _integer(get(b"x-mf-concurrency"), 0)
+        resident.lane.submit(self)
 
     def _check_time(self) -> None:
         timeout = self._headers.get(b"x-mf-timeout-ms")

@@ -1,7 +1,7 @@
 """A thread of its own for one model, with batches while it is busy.
 
-Idle: a call starts at once. Busy: calls queue, and when the running batch ends, up to 64 queued
-rows run as one. So a slow model never holds up the event loop or another model, and a model whose
+Idle: a call starts at once. Busy: calls queue (see `fair` for their order), and when the running
+batch ends, up to 64 queued rows run as one. So a slow model never holds up the event loop or another model, and a model whose
 time per call is mostly fixed cost gets faster the more it is asked.
 
 All state belongs to the event loop; the thread only runs batches. A batch that fails is run again
@@ -14,13 +14,13 @@ import asyncio
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Optional, Protocol, Union
 
 import numpy as np
 
 from modelfleet_worker import log
+from modelfleet_worker.fair import FairQueue
 from modelfleet_worker.wire.signature import Array
 
 BATCH_ROWS = 64
@@ -46,6 +46,10 @@ class Call(Protocol):
     rows: int
     inputs: list[Array]
     deadline: Optional[float]
+    caller: bytes
+    weight: float
+    limit: int
+    """how many calls of the model may be in at a time, this one included; 0 for no limit"""
 
     def started(self) -> None: ...
 
@@ -65,7 +69,7 @@ class Lane:
         self._name = name
         self._run = run
         self._batchable = batchable
-        self._waiting: deque[Call] = deque()
+        self._waiting: FairQueue[Call] = FairQueue()
         self._running: list[Call] = []
         self._abandoned: set[int] = set()
         self._inbox: queue.SimpleQueue[Optional[list[Call]]] = queue.SimpleQueue()
@@ -91,18 +95,18 @@ class Lane:
     def submit(self, call: Call) -> None:
         """Run or queue it. Overloaded if it would have to wait beyond its deadline."""
         if self._running:
-            if len(self._waiting) >= MAX_QUEUED:
-                raise Overloaded("too many requests are waiting for this model")
+            if call.limit and len(self._running) + len(self._waiting) >= call.limit:
+                self._shed(call, f"this endpoint takes {call.limit} requests at a time")
+            elif len(self._waiting) >= MAX_QUEUED:
+                self._shed(call, "too many requests are waiting for this model")
             if call.deadline is not None and self._free_at() > call.deadline:
                 raise Overloaded("the model can't answer before the deadline")
-        self._waiting.append(call)
+        self._waiting.push(call)
         self._next()
 
     def sweep(self, now: float) -> None:
         """Answer the calls whose deadline has passed, also those that run (and may hang)."""
-        late = [c for c in self._waiting if c.deadline is not None and c.deadline <= now]
-        if late:
-            self._waiting = deque(c for c in self._waiting if c not in late)
+        late = self._waiting.remove(lambda c: c.deadline is not None and c.deadline <= now)
         for call in self._running:
             passed = call.deadline is not None and call.deadline <= now
             if passed and id(call) not in self._abandoned:
@@ -116,6 +120,14 @@ class Lane:
         self._closing = True
         if not self._running:
             self._inbox.put(None)
+
+    def _shed(self, call: Call, reason: str) -> None:
+        """Make room by refusing what matters less; Overloaded if nothing does."""
+        last = self._waiting.last_below(call.weight)
+        if last is None:
+            raise Overloaded(reason)
+        self._waiting.remove(lambda other: other is last)
+        last.answer(Overloaded(f"{reason}, and others matter more"))
 
     def _free_at(self) -> float:
         """When a call that comes now would have its answer, if all goes as usual."""
@@ -131,14 +143,14 @@ class Lane:
             if self._closing:
                 self._inbox.put(None)
             return
-        batch = [self._waiting.popleft()]
+        batch = [self._waiting.pop()]
         rows = batch[0].rows
         while self._waiting and self._batchable:
-            call = self._waiting[0]
+            call = self._waiting.peek()
             rows += call.rows
             if rows > BATCH_ROWS or not _joinable(batch[0], call):
                 break
-            batch.append(self._waiting.popleft())
+            batch.append(self._waiting.pop())
         self._running = batch
         self._began = time.monotonic()
         if self._thread is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelfleet_worker.fair import NORMAL, WEIGHTS
 from modelfleet_worker.lane import DeadlinePassed, Lane, Outcome, Overloaded
 from modelfleet_worker.wire.signature import Array
 
@@ -16,7 +17,17 @@ from modelfleet_worker.wire.signature import Array
 class Ask:
     """A call that notes what happens to it."""
 
-    def __init__(self, *values: float, deadline: float | None = None, width: int = 1) -> None:
+    def __init__(
+        self,
+        *values: float,
+        deadline: float | None = None,
+        width: int = 1,
+        weight: float = NORMAL,
+        limit: int = 0,
+    ) -> None:
+        self.caller = b""
+        self.weight = weight
+        self.limit = limit
         self.inputs: list[Array] = [np.array([[v] * width for v in values])]
         self.rows = len(values)
         self.deadline = deadline
@@ -176,3 +187,27 @@ async def test_closing_lets_the_waiting_finish(model: Model, lane: Lane) -> None
     lane.close()
     model.gate.set()
     assert [await ask.values() for ask in asks] == [[1], [2]]
+
+
+@in_loop
+async def test_a_limit_counts_what_runs_and_waits(model: Model, lane: Lane) -> None:
+    lane.submit(Ask(1, limit=2))
+    lane.submit(Ask(2, limit=2))
+    with pytest.raises(Overloaded, match="takes 2 requests at a time"):
+        lane.submit(Ask(3, limit=2))
+
+
+@in_loop
+async def test_what_matters_more_takes_the_place_of_what_matters_less(
+    model: Model, lane: Lane
+) -> None:
+    lane.submit(Ask(1, limit=3))
+    low, normal = Ask(2, weight=WEIGHTS[b"low"], limit=3), Ask(3, limit=3)
+    lane.submit(low)
+    lane.submit(normal)
+    high = Ask(4, weight=WEIGHTS[b"high"], limit=3)
+    lane.submit(high)
+    assert isinstance(low.outcome, Overloaded)
+    model.gate.set()
+    assert await high.values() == [4]
+    assert await normal.values() == [3]
