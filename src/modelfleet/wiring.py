@@ -34,6 +34,7 @@ from modelfleet.serving.compile import Converters
 from modelfleet.serving.endpoints import EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayFiles
+from modelfleet.serving.quarantine import QuarantineService
 from modelfleet.telemetry.evidence import EvidenceReader
 
 
@@ -49,6 +50,7 @@ class Fleet:
     lineage: LineageService
     identity: IdentityService
     endpoints: EndpointService
+    quarantine: QuarantineService
     rollouts: RolloutService
     monitoring: MonitoringService
     evidence: EvidenceReader
@@ -80,8 +82,18 @@ def build(settings: Settings) -> Fleet:
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
     gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes)
     monitoring = MonitoringService(database, evidence, settings)
+    quarantine = QuarantineService(
+        database, registry, evidence.crashes, settings.serving.quarantine_crashes
+    )
     serving = Serving(
-        registry, bundles, endpoints, identity, environments, gateway, Path(sys.executable)
+        registry,
+        bundles,
+        endpoints,
+        identity,
+        environments,
+        gateway,
+        quarantine,
+        Path(sys.executable),
     )
     reconciler = Reconciler(
         layout,
@@ -89,7 +101,7 @@ def build(settings: Settings) -> Fleet:
         endpoints,
         rollouts,
         TrafficController(settings, serving),
-        [converters.end_idle, _watch_over(monitoring, endpoints, registry)],
+        [converters.end_idle, quarantine.look, _watch_over(monitoring, endpoints, registry)],
         settings.reconcile.interval_seconds,
     )
     return Fleet(
@@ -101,6 +113,7 @@ def build(settings: Settings) -> Fleet:
         lineage=LineageService(database),
         identity=identity,
         endpoints=endpoints,
+        quarantine=quarantine,
         rollouts=rollouts,
         monitoring=monitoring,
         evidence=evidence,

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import warnings
+import zlib
 from pathlib import Path
 from typing import Optional
 
@@ -88,7 +89,7 @@ class Worker:
     async def _run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
-        _limit_memory(self._desired)
+        _limit(self._desired, self._arguments.replica)
         self._tick()
         self._poll()
         stopped = asyncio.ensure_future(self._stop.wait())
@@ -195,12 +196,18 @@ def _take_over(arguments: Arguments) -> ControlBlock:
             time.sleep(0.02)
 
 
-def _limit_memory(path: Path) -> None:
-    """RLIMIT_DATA from the pool: a model that eats memory gets a MemoryError, not the machine."""
+def _limit(path: Path, replica: int) -> None:
+    """Memory and cores from the pool: a model that eats memory gets a MemoryError, not the machine.
+    Replicas begin at different cores."""
     try:
-        limit = desired.load(path).memory_mb << 20
+        pool = desired.load(path)
     except (OSError, msgspec.DecodeError):
         return  # the first revision has not come yet; the agent watches the resident size, too
+    cores = sorted(os.sched_getaffinity(0))
+    if 0 < pool.cpus < len(cores):
+        first = (zlib.crc32(pool.pool.encode()) + replica * pool.cpus) % len(cores)
+        os.sched_setaffinity(0, (cores + cores)[first : first + pool.cpus])
+    limit = pool.memory_mb << 20
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)

@@ -278,9 +278,11 @@ def test_what_the_command_line_changed_reaches_the_processes(tmp_path: Path) -> 
     assert load_settings(tmp_path, environment=found) == changed
 
 
-def test_the_platform_is_gateway_control_plane_and_collector(tmp_path: Path) -> None:
+def test_the_processes_of_the_platform(tmp_path: Path) -> None:
     specs = {spec.name: spec for spec in platform(load_settings(tmp_path), Ports(1, 2, 3))}
-    assert set(specs) == {"gateway", "control-plane", "collector"}
+    assert set(specs) == {"gateway", "control-plane", "collector", "grpc"}
+    plain = load_settings(tmp_path, {"serving": {"grpc": False}})
+    assert "grpc" not in {spec.name for spec in platform(plain, Ports(1, 2, 3))}
     assert specs["gateway"].detached
     assert specs["collector"].last
     assert specs["control-plane"].argv[1:3] == ("-m", "modelfleet.app")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import pytest
+import sqlalchemy as sa
 
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.errors import Unavailable
@@ -20,6 +21,7 @@ from modelfleet.serving.endpoints import FULL
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
 from modelfleet.serving.pools import read_pools
+from modelfleet.serving.quarantine import quarantine
 from modelfleet.wiring import Fleet
 from modelfleet_worker.wire.control import ControlBlock, State
 from people import ADMIN
@@ -76,6 +78,7 @@ class Machine:
             fleet.identity,
             EnvironmentBuilder(fleet.layout),
             cast(GatewayFiles, self.envoy),
+            fleet.quarantine,
             fleet.layout.home / "python",
         )
         self.reconciler = Reconciler(
@@ -212,6 +215,39 @@ def test_a_canary_runs_in_a_pool_of_its_own_and_is_watched(
     assert machine.served() == {one.index: ("onnx", FULL)}
     assert set(read_pools(machine.fleet.layout)) == {"onnx"}
     assert json.loads(machine.fleet.layout.watch.read_bytes())["versions"] == []
+
+
+def test_models_that_do_not_share_have_workers_of_their_own(
+    machine: Machine, registrar: Registrar
+) -> None:
+    one = registrar.ready()
+    machine.deploy(one)
+    machine.settle()
+    registry = machine.fleet.registry
+    registry.update_model(ADMIN, one.model, isolation="team", criticality="critical")
+    machine.settle()
+    (team,) = machine.served().values()
+    registry.update_model(ADMIN, one.model, isolation="model")
+    machine.settle()
+    (alone,) = machine.served().values()
+    assert len({"onnx", team[0], alone[0]}) == 3
+    (pool,) = read_pools(machine.fleet.layout).values()
+    assert (pool.pool, pool.versions[0].pinned) == (alone[0], True)
+
+
+def test_a_quarantined_version_is_told_to_the_workers(
+    machine: Machine, registrar: Registrar
+) -> None:
+    one = registrar.ready()
+    machine.deploy(one)
+    machine.settle()
+    with machine.fleet.database.begin() as connection:
+        connection.execute(
+            sa.insert(quarantine).values(version_index=one.index, reason="it crashes", since=1)
+        )
+    machine.settle()
+    (pool,) = read_pools(machine.fleet.layout).values()
+    assert pool.versions[0].quarantined == "it crashes"
 
 
 def test_a_version_that_no_worker_can_load_is_rolled_back(

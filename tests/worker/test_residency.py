@@ -66,7 +66,7 @@ def test_cold_models_answer(fleet: Any, bundles: Any, request_of: Any) -> None:
     assert 6 not in events(fleet, "evicted")
     meta = fleet.client().ask("GET", f"/v2/models/large{cold[0]}")
     assert (meta.status, meta.body["inputs"][0]["name"]) == (200, "x")
-    assert fleet.snapshot().running == 0
+    fleet.until(lambda: fleet.snapshot().running == 0)
 
 
 def test_requests_wait_together_and_only_until_their_deadline(

@@ -29,6 +29,7 @@ class ModelBody(Body):
     owner_team: str
     business_function: str = ""
     criticality: str = "normal"
+    isolation: str = "shared"
     description: str = ""
     tags: dict[str, str] = Field(default_factory=dict)
 
@@ -36,6 +37,7 @@ class ModelBody(Body):
 class ModelChanges(Body):
     business_function: str | None = None
     criticality: str | None = None
+    isolation: str | None = None
     description: str | None = None
     tags: dict[str, str] | None = None
 

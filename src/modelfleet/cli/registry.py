@@ -9,6 +9,8 @@ import click
 
 from modelfleet.cli.base import client, connected, show
 
+_ISOLATION = click.Choice(["shared", "team", "model"])
+_ISOLATION_HELP = "With whom it may share a process: anybody, its team's models, nobody."
 _MODEL = {
     "name": lambda m: m["name"],
     "team": lambda m: m["owner_team"],
@@ -71,6 +73,7 @@ def show_model(name: str, home: Path | None, url: str | None, as_json: bool) -> 
     "--criticality", default="normal", type=click.Choice(["low", "normal", "high", "critical"])
 )
 @click.option("--description", default="")
+@click.option("--isolation", default="shared", type=_ISOLATION, help=_ISOLATION_HELP)
 @click.option("--tag", "tags", multiple=True, callback=_pairs, help="KEY=VALUE, repeatable.")
 @connected
 def create_model(
@@ -87,6 +90,7 @@ def create_model(
 @click.option("--function", "business_function", help="The business function.")
 @click.option("--criticality", type=click.Choice(["low", "normal", "high", "critical"]))
 @click.option("--description")
+@click.option("--isolation", type=_ISOLATION, help=_ISOLATION_HELP)
 @click.option("--tag", "tags", multiple=True, callback=_pairs, help="KEY=VALUE; replaces all tags.")
 @connected
 def update_model(

@@ -32,6 +32,14 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Largest request; a larger one gets 413."""
     memory_mb: int = 4096
     """Memory limit of one worker."""
+    resident_mb: int = 0
+    """What the models of one worker may hold together; the least valuable ones are let go and come
+    back when they are asked for. 0 is three quarters of memory_mb."""
+    worker_cpus: int = 0
+    """Cores that one worker may use at a time, 0 for all."""
+    quarantine_crashes: int = 3
+    """A version that brought its worker down so often within an hour is not run any more; 0 never
+    stops one."""
     segment_mb: int = 64
     """Size of one prediction segment on disk."""
     request_timeout_ms: int = 30_000

@@ -17,6 +17,7 @@ class PoolDemand(msgspec.Struct, frozen=True):
     python: str
     replicas: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 2
     memory_mb: int = 2048
+    cpus: int = 0
 
 
 class ReplicaObserved(msgspec.Struct, frozen=True):

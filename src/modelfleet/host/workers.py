@@ -66,6 +66,7 @@ def worker_spec(settings: Settings, demand: PoolDemand, replica: int) -> Process
         "MKL_NUM_THREADS": "1",
         # Changes of this make running workers outdated: it is a worker's memory limit, too.
         "MODELFLEET_WORKER_MEMORY_MB": str(demand.memory_mb),
+        "MODELFLEET_WORKER_CPUS": str(demand.cpus),
     }
     env |= {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return ProcessSpec(

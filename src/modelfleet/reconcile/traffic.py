@@ -12,14 +12,15 @@ import structlog
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import FleetError
 from modelfleet.core.files import write_atomically
-from modelfleet.core.settings import Settings
+from modelfleet.core.settings import ServingSettings, Settings
 from modelfleet.identity import IdentityService
-from modelfleet.registry import BundleStore, RegistryService, Variant, Version
+from modelfleet.registry import BundleStore, Placement, RegistryService, Variant, Version
 from modelfleet.rollouts.store import Row
 from modelfleet.serving import pools, routing
 from modelfleet.serving.endpoints import Endpoint, EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
+from modelfleet.serving.quarantine import QuarantineService
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,7 @@ class Serving:
     identity: IdentityService
     environments: EnvironmentBuilder
     gateway: GatewayFiles
+    quarantine: QuarantineService
     own_python: Path
 
 
@@ -66,6 +68,8 @@ class TrafficController:
             before,
             replicas=self._settings.serving.replicas,
             memory_mb=self._settings.serving.memory_mb,
+            budget_mb=budget_mb(self._settings.serving),
+            cpus=self._settings.serving.worker_cpus,
             first_revision=now_us(),
         )
         pools.write_pools(self._layout, before, planned)
@@ -89,17 +93,20 @@ class TrafficController:
     ) -> list[pools.Demand]:
         promoted = {one.stable_version_id for one in endpoints}
         promoted |= {row.from_version_id for row in rollouts}
+        placements = self._rooms.registry.placements()
+        quarantined = self._rooms.quarantine.current()
         found = []
         for version in versions.values():
             if version.status != "ready":
                 continue
             try:
-                found.append(self._demand(version, version.id in promoted))
+                demand = self._demand(version, version.id in promoted, placements[version.model])
+                found.append(demand.but_not_run(quarantined.get(version.index, "")))
             except FleetError as error:  # one that can't be had must not stop the others
                 log.error("no place", version=version.name, error=error.message)
         return found
 
-    def _demand(self, version: Version, promoted: bool) -> pools.Demand:
+    def _demand(self, version: Version, promoted: bool, placement: Placement) -> pools.Demand:
         variant = self._variant(version)
         folder = self._layout.bundle(variant.bundle_digest)
         if not folder.exists():
@@ -112,14 +119,16 @@ class TrafficController:
             digest=variant.bundle_digest,
             path=str(folder),
             variant=variant.kind,
+            pinned=placement.pinned,
         )
+        alone = _alone(version, placement)
         if variant.environment_digest is None:
-            return pools.Demand(spec, None, str(self._rooms.own_python), promoted)
+            return pools.Demand(spec, None, str(self._rooms.own_python), promoted, alone)
         python = self._layout.environment(variant.environment_digest) / "bin" / "python"
         if not python.exists():
             environment = self._rooms.registry.get_environment(variant.environment_digest)
             self._rooms.environments.python(environment)
-        return pools.Demand(spec, variant.environment_digest, str(python), promoted)
+        return pools.Demand(spec, variant.environment_digest, str(python), promoted, alone)
 
     def _variant(self, version: Version) -> Variant:
         """A version's serving variant never changes once it is ready."""
@@ -167,3 +176,14 @@ class TrafficController:
             self._rooms.endpoints.mark_applied(
                 {e: r for e, r in plan.applied.items() if known.get(e) != r}
             )
+
+
+def budget_mb(settings: ServingSettings) -> int:
+    return settings.resident_mb or settings.memory_mb * 3 // 4
+
+
+def _alone(version: Version, placement: Placement) -> str:
+    """Whom its workers serve, if not anybody."""
+    if placement.isolation == "model":
+        return f"model:{version.model}"
+    return f"team:{placement.owner_team}" if placement.isolation == "team" else ""

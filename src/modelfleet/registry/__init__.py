@@ -6,7 +6,15 @@ Verbs: `RegistryService.create_model`, `update_model`, `register`, `set_alias`, 
 
 from modelfleet.registry.bundles import BundleStore, Entry
 from modelfleet.registry.service import RegistryService
-from modelfleet.registry.types import Environment, Model, NewVersion, Run, Variant, Version
+from modelfleet.registry.types import (
+    Environment,
+    Model,
+    NewVersion,
+    Placement,
+    Run,
+    Variant,
+    Version,
+)
 
 __all__ = [
     "BundleStore",
@@ -14,6 +22,7 @@ __all__ = [
     "Environment",
     "Model",
     "NewVersion",
+    "Placement",
     "RegistryService",
     "Run",
     "Variant",

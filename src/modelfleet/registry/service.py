@@ -21,9 +21,11 @@ from modelfleet.registry.bundles import BundleStore, Entry
 from modelfleet.registry.tables import alias, model, model_version, variant
 from modelfleet.registry.types import (
     CRITICALITIES,
+    ISOLATIONS,
     Environment,
     Model,
     NewVersion,
+    Placement,
     Run,
     Variant,
     Version,
@@ -54,6 +56,7 @@ class RegistryService:
         criticality: str = "normal",
         description: str = "",
         tags: Mapping[str, str] | None = None,
+        isolation: str = "shared",
     ) -> Model:
         if not _NAME.fullmatch(name):
             raise InvalidInput(
@@ -62,7 +65,7 @@ class RegistryService:
             )
         if not owner_team or len(owner_team) > 120 or owner_team == "*":
             raise InvalidInput("A model needs an owner team.")
-        _check_criticality(criticality)
+        _check(criticality, isolation)
         authorize(actor, Action.REGISTER, Resource("model", name, owner_team))
         with self._database.begin() as connection:
             if store.find_model(connection, name) is not None:
@@ -73,6 +76,7 @@ class RegistryService:
                 "criticality": criticality,
                 "description": description,
                 "tags": dict(tags or {}),
+                "isolation": isolation,
             }
             connection.execute(
                 sa.insert(model).values(
@@ -92,16 +96,17 @@ class RegistryService:
         criticality: str | None = None,
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
+        isolation: str | None = None,
     ) -> Model:
         given = {
             "business_function": business_function,
             "criticality": criticality,
             "description": description,
             "tags": dict(tags) if tags is not None else None,
+            "isolation": isolation,
         }
         changes = {key: value for key, value in given.items() if value is not None}
-        if criticality is not None:
-            _check_criticality(criticality)
+        _check(criticality, isolation)
         with self._database.begin() as connection:
             found = self._model(connection, name)
             resource = Resource("model", found.name, found.owner_team)
@@ -310,6 +315,11 @@ class RegistryService:
                 condition = sa.and_(condition, own)
             return store.versions(connection, condition, limit)
 
+    def placements(self) -> dict[str, Placement]:
+        """Of all models, by name. For the platform's own rooms: no check of who asks."""
+        with self._database.read() as connection:
+            return store.placements(connection)
+
     def versions_by_index(self, indexes: Sequence[int]) -> dict[int, Version]:
         """For the platform's own rooms: no check of who asks."""
         with self._database.read() as connection:
@@ -498,8 +508,12 @@ class RegistryService:
         return matching[0]
 
 
-def _check_criticality(criticality: str) -> None:
-    if criticality not in CRITICALITIES:
+def _check(criticality: str | None, isolation: str | None) -> None:
+    if isolation is not None and isolation not in ISOLATIONS:
+        raise InvalidInput(
+            f"{isolation!r} is no isolation.", hint=f"Use one of {', '.join(ISOLATIONS)}."
+        )
+    if criticality is not None and criticality not in CRITICALITIES:
         raise InvalidInput(
             f"{criticality!r} is no criticality.", hint=f"Use one of {', '.join(CRITICALITIES)}."
         )

@@ -20,7 +20,7 @@ from modelfleet.registry.tables import (
     run,
     variant,
 )
-from modelfleet.registry.types import Environment, Model, Run, Variant, Version
+from modelfleet.registry.types import Environment, Model, Placement, Run, Variant, Version
 
 
 def find_model(connection: sa.Connection, name_or_id: str) -> Model | None:
@@ -85,9 +85,19 @@ def _models(
             created_at=iso(r.created_at),
             latest_version=r.semver,
             versions=r.versions,
+            isolation=r.isolation,
         )
         for r in rows
     ]
+
+
+def placements(connection: sa.Connection) -> dict[str, Placement]:
+    """Of all models, by name. Critical models are pinned."""
+    columns = model.c.name, model.c.isolation, model.c.owner_team, model.c.criticality
+    return {
+        r.name: Placement(r.isolation, r.owner_team, r.criticality == "critical")
+        for r in connection.execute(sa.select(*columns))
+    }
 
 
 def versions(

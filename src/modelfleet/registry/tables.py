@@ -19,6 +19,7 @@ model = sa.Table(
     sa.Column("next_sequence", sa.Integer, nullable=False),
     sa.Column("latest_version_id", sa.String(32)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("isolation", sa.String(20), nullable=False, server_default="shared"),
 )
 
 bundle = sa.Table(

@@ -9,6 +9,8 @@ from modelfleet.registry.bundles import Entry
 from modelfleet.registry.signature import BundleInfo
 
 CRITICALITIES = ("low", "normal", "high", "critical")
+ISOLATIONS = ("shared", "team", "model")
+"""With whom a model may share a worker process: anybody, its team's models, nobody."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Model:
     created_at: str
     latest_version: str | None
     versions: int
+    isolation: str = "shared"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,16 @@ class Version:
     @property
     def name(self) -> str:
         return f"{self.model}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a model says of where it runs."""
+
+    isolation: str
+    owner_team: str
+    pinned: bool
+    """it stays resident, whatever else wants memory"""
 
 
 @dataclass(frozen=True)

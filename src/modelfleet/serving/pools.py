@@ -1,15 +1,19 @@
 """Which worker pools there should be, and what each of them holds. Pure but for reading blocks.
 
-A pool is named by its environment. Versions that are not promoted yet run in a pool of their own
+A pool is named by its environment, and by the team or model that it serves if that one does not
+share. Versions that are not promoted yet run in a pool of their own
 beside it (`-canary`), so that a bad one can hurt only itself. A version that moves between pools
 stays in the old one until the gateway routes it to the new one.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from modelfleet.core.layout import Layout
 from modelfleet_worker.wire import desired
@@ -40,11 +44,19 @@ class Demand:
     """digest; None is the platform's own ONNX runtime"""
     python: str
     promoted: bool
+    alone: str = ""
+    """whom the workers serve, if not anybody: `team:NAME` or `model:NAME`"""
 
     @property
     def home(self) -> str:
         base = COMPILED_POOL if self.environment is None else f"env-{self.environment[:12]}"
+        if self.alone:
+            base += f"-{hashlib.sha256(self.alone.encode()).hexdigest()[:10]}"
         return base if self.promoted else f"{base}-canary"
+
+    def but_not_run(self, reason: str) -> Demand:
+        """The same in quarantine for that reason; as it is if there is none."""
+        return replace(self, version=msgspec.structs.replace(self.version, quarantined=reason))
 
 
 def plan(
@@ -54,6 +66,8 @@ def plan(
     *,
     replicas: int,
     memory_mb: int,
+    budget_mb: int = 0,
+    cpus: int = 0,
     first_revision: int = 1,
 ) -> dict[str, PoolSpec]:
     """The pools that should be, by name.
@@ -82,16 +96,11 @@ def plan(
             replicas=replicas,
             memory_mb=memory_mb,
             versions=tuple(versions[index] for index in sorted(versions)),
+            budget_mb=budget_mb,
+            cpus=cpus,
         )
         if known is not None and spec != known:
-            spec = PoolSpec(
-                pool=spec.pool,
-                revision=known.revision + 1,
-                python=spec.python,
-                replicas=spec.replicas,
-                memory_mb=spec.memory_mb,
-                versions=spec.versions,
-            )
+            spec = msgspec.structs.replace(spec, revision=known.revision + 1)
         planned[pool] = spec
     return planned
 

@@ -34,6 +34,7 @@ from modelfleet.telemetry.views import (
     window_view,
 )
 from modelfleet_worker.wire import profile
+from modelfleet_worker.wire.segment import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +89,19 @@ class EvidenceReader:
     def parked(self) -> int:
         """Outcomes that wait for their prediction."""
         return self._count("SELECT count(*) FROM parked")
+
+    def crashes(self, since_us: int) -> dict[int, list[int]]:
+        """Requests and loads that brought their worker down since then: times (Unix us) by
+        version index."""
+        found: dict[int, list[int]] = {}
+        with self._view() as connection:
+            if connection is not None:
+                rows = connection.execute(
+                    "SELECT record, time FROM crash WHERE time > ?", (since_us,)
+                )
+                for blob, time_us in rows:
+                    found.setdefault(decode(blob).version, []).append(time_us)
+        return found
 
     def _count(self, query: str) -> int:
         with self._view() as connection:
