@@ -134,8 +134,10 @@ class Exchange:
         version = residency.spec(index)
         if reason is not None:
             # A quarantined version is so everywhere; one that failed may be resident elsewhere.
-            quarantined = version is not None and version.quarantined
-            self.fail(500 if quarantined else 503, f"this version is not resident: {reason}")
+            if version is not None and version.quarantined:
+                self.fail(500, f"this version is in quarantine: {reason}")
+            else:
+                self.fail(503, f"this version is not resident: {reason}")
             return
         self._version = index
         self._body = body

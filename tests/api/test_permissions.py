@@ -51,7 +51,7 @@ BODIES: dict[tuple[str, str], object] = {
 OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
 """What anybody with a key may do: it tells or gives nothing but what they have."""
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
-EMPTY_LISTS |= {"/v1/rollouts", "/v1/alerts", "/v1/fleet"}
+EMPTY_LISTS |= {"/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
 
 
 def fill(api: Api, path: str) -> str:

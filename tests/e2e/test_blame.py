@@ -106,6 +106,29 @@ def test_a_request_that_kills_a_worker_of_an_earlier_agent_is_refused(platform: 
     assert len({*both_ready(platform)} & {*before}) == 1
 
 
+def test_the_third_crash_puts_the_version_in_quarantine(
+    platform: Platform, neighbour: Load
+) -> None:
+    """Until somebody releases it, it is not run; its neighbours do not notice."""
+    while crashes(platform)[KILLER] < 3:
+        before = crashes(platform)[KILLER]
+        both_ready(platform)
+        assert provoke(platform, EXIT).status == 500
+        eventually(lambda known=before: crashes(platform)[KILLER] > known)
+
+    def refused() -> bool:
+        answer = provoke(platform, 0.0)
+        return answer.status == 500 and "in quarantine: it brought" in answer.body["error"]
+
+    eventually(refused)
+    both_ready(platform)
+    listed = platform.run("quarantine", "list")
+    assert KILLER in listed.stdout, listed
+    version = platform.client.version(KILLER).version
+    assert platform.run("quarantine", "release", KILLER, version).returncode == 0
+    eventually(lambda: provoke(platform, 0.0).status == 200)
+
+
 def test_killed_workers_of_an_earlier_agent_fail_no_request(platform: Platform) -> None:
     """All of them are busy with requests when they are killed."""
     victims = adopted(platform)

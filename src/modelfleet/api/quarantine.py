@@ -10,7 +10,7 @@ from modelfleet.api.base import Caller, FleetDep, permits
 from modelfleet.core.authorization import Action
 from modelfleet.serving.quarantine import Quarantined
 
-router = APIRouter(tags=["quarantine"])
+router = APIRouter(prefix="/v1", tags=["quarantine"])
 
 
 @router.get("/quarantine", **permits(Action.READ))
