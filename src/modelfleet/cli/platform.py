@@ -65,12 +65,33 @@ def down(home: Path | None) -> None:
 
 @click.command()
 @_HOME
-def restart(home: Path | None) -> None:
-    """Let the host agent replace itself; serving goes on undisturbed."""
+@click.option("--rolling", is_flag=True, help="Replace every process, one after the other.")
+def restart(home: Path | None, rolling: bool) -> None:
+    """Let the host agent replace itself; serving goes on undisturbed.
+
+    With --rolling all processes follow: gateway, control plane, collector, workers. No request
+    fails if pools have two workers or more.
+    """
     from modelfleet.core.settings import load_settings
     from modelfleet.host import restart as replace
+    from modelfleet.host import roll
 
-    replace(load_settings(home).layout)
+    layout = load_settings(home).layout
+    if not rolling:
+        replace(layout)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Replacing", total=None)
+        replaced = roll(
+            layout,
+            lambda done, total, name: bar.update(
+                task, completed=done, total=total, description=f"Replacing {name}"
+            ),
+        )
+    click.echo(f"Replaced {replaced} processes.", err=True)
 
 
 @click.command()

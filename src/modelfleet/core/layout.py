@@ -79,6 +79,11 @@ class Layout:
         return self.run / "observed.json"
 
     @property
+    def generation(self) -> Path:
+        """A number; processes of an older one are replaced, one after the other."""
+        return self.run / "generation"
+
+    @property
     def watch(self) -> Path:
         return self.run / "watch.json"
 

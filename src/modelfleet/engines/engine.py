@@ -55,6 +55,20 @@ class Observed(msgspec.Struct, frozen=True):
         """Do all processes of the platform run?"""
         return bool(self.processes) and all(p.state == "ready" for p in self.processes.values())
 
+    def knows(self, process: str) -> bool:
+        """Is a process of that name wanted? Workers are called `worker-POOL-REPLICA`."""
+        return self._state(process) is not None
+
+    def is_ready(self, process: str) -> bool:
+        return self._state(process) == "ready"
+
+    def _state(self, process: str) -> State | None:
+        if process in self.processes:
+            return self.processes[process].state
+        pool, _, number = process.removeprefix("worker-").rpartition("-")
+        replicas = self.pools[pool].replicas if pool in self.pools else ()
+        return next((r.state for r in replicas if str(r.replica) == number), None)
+
 
 class Engine(Protocol):
     """Keeps pools of workers running. All verbs return at once; `observe` tells what came of it."""

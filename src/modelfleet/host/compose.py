@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -12,8 +13,8 @@ from modelfleet.core.layout import Layout
 from modelfleet.core.settings import Settings, load_settings
 from modelfleet.engines.local import Agent, Files, ProcessSpec
 from modelfleet.host.ports import Ports, read_ports
-from modelfleet.host.workers import install_worker_package, make_folders, worker_kit
-from modelfleet.serving.gateway import GatewayFiles, command
+from modelfleet.host.workers import generation, install_worker_package, make_folders, worker_kit
+from modelfleet.serving.gateway import GatewayFiles, command, successor
 
 _PREFIX = "MODELFLEET_"
 
@@ -31,6 +32,7 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
         ProcessSpec(
             "gateway",
             command(layout.gateway),
+            successor=lambda pid: successor(layout.gateway, pid),
             ready_at=(host, ports.gateway),
             detached=True,
             stop_seconds=3.0,
@@ -51,7 +53,7 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
         gateway = f"http://{_reachable(host)}:{ports.gateway}"
         argv = (sys.executable, "-m", "modelfleet.compat.grpc", "--home", home)
         found.append(ProcessSpec("grpc", (*argv, "--gateway", gateway)))
-    return found
+    return [replace(spec, env=generation(layout)) for spec in found]
 
 
 def compose(settings: Settings, specs: Sequence[ProcessSpec] | None = None) -> Agent:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelfleet.core.errors import NotFound, Unavailable
+from modelfleet.core.files import write_atomically
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import Settings
 from modelfleet.engines import Observed
@@ -93,6 +94,40 @@ def restart(layout: Layout, seconds: float = 10.0) -> None:
             return
         time.sleep(0.05)
     raise Unavailable("The new host agent did not come.", hint=f"See {files.log('agent')}.")
+
+
+def roll(
+    layout: Layout,
+    progress: Callable[[int, int, str], None] = lambda _done, _all, _next: None,
+    seconds: float = 600.0,
+) -> int:
+    """Replace every process of this home, one after the other; serving goes on. Returns how many.
+
+    The agent comes first, so that new code and settings count. progress: called with the number
+    of replaced processes, of all, and the name of one that is still to come. Raises `NotFound` if
+    no agent runs, `Unavailable` if one does not become ready: then the rest stays as it is.
+    """
+    files = files_of(layout)
+    before = {one.name: one.incarnation for one in records(files) if one.alive()}
+    write_atomically(layout.generation, str(time.time_ns()).encode())
+    restart(layout)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        now = {one.name: one.incarnation for one in records(files) if one.alive()}
+        seen = read_observed(files.observed)
+        waiting = [
+            name
+            for name, incarnation in before.items()
+            if (now.get(name) == incarnation or not seen.is_ready(name)) and seen.knows(name)
+        ]
+        progress(len(before) - len(waiting), len(before), waiting[0] if waiting else "")
+        if not waiting:
+            return len(before)
+        time.sleep(0.1)
+    raise Unavailable(
+        f"{waiting[0]} was not replaced within {seconds:g} s.",
+        hint=f"See its log in {layout.logs}.",
+    )
 
 
 def status(layout: Layout) -> HostStatus:

@@ -68,6 +68,7 @@ def worker_spec(settings: Settings, demand: PoolDemand, replica: int) -> Process
         "MODELFLEET_WORKER_MEMORY_MB": str(demand.memory_mb),
         "MODELFLEET_WORKER_CPUS": str(demand.cpus),
     }
+    env |= generation(layout)
     env |= {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return ProcessSpec(
         name=worker_name(demand.pool, replica),
@@ -78,6 +79,14 @@ def worker_spec(settings: Settings, demand: PoolDemand, replica: int) -> Process
         stop_seconds=11.0,
         confinement=confinement(settings, demand.python),
     )
+
+
+def generation(layout: Layout) -> dict[str, str]:
+    """A variable that changes with each rolling restart; processes without it are outdated then."""
+    try:
+        return {"MODELFLEET_GENERATION": layout.generation.read_text("ascii")}
+    except FileNotFoundError:
+        return {}
 
 
 def confinement(settings: Settings, python: str) -> Confinement:

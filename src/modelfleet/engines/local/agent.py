@@ -28,6 +28,7 @@ from modelfleet.engines.local.processes import Files, myself, write_record
 from modelfleet.engines.local.spec import ProcessSpec
 
 _TICK_SECONDS = 0.1
+_SETTLED_SECONDS = 0.5
 
 End = Literal["stopped", "replace", "taken"]
 """`taken`: another agent serves this home."""
@@ -86,8 +87,6 @@ class Agent:
             if child.adopt():
                 if (known := before.processes.get(child.spec.name)) is not None:
                     child.restarts = known.restarts
-                if child.outdated:
-                    child.restart("replaced by its new form")
             child.start()
         if self._kit is None:
             return
@@ -130,11 +129,18 @@ class Agent:
     def _step(self) -> None:
         for child in self._children:
             child.step()
+        self._renew()
         for pool in self._pools.values():
             pool.step()
         for name in [name for name, pool in self._pools.items() if pool.empty]:
             if self._files.desired / f"{name}.json" not in self._seen:
                 del self._pools[name]
+
+    def _renew(self) -> None:
+        """Replace one process that is outdated, once all others are well."""
+        outdated = [child for child in self._children if child.outdated]
+        if outdated and all(child.settled(_SETTLED_SECONDS) for child in self._children):
+            outdated[0].renew("replaced by its new form")
 
     def _publish(self) -> None:
         observed = Observed(

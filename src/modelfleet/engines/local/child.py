@@ -25,6 +25,7 @@ from modelfleet.engines.local.processes import (
     ended,
     out_of_memory_kills,
     read_record,
+    write_record,
     zombie_status,
 )
 from modelfleet.engines.local.spec import ProcessSpec
@@ -79,6 +80,8 @@ class Child:
         self._kill_at = 0.0
         self._reason = ""
         self._starved = 0
+        self._ready_at = 0.0
+        self._parting: tuple[Record, int] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -91,8 +94,10 @@ class Child:
 
     @property
     def outdated(self) -> bool:
-        """It runs, but not what is wanted by now."""
-        return self.record is not None and self.record.digest != self.spec.digest()
+        """It runs, but not what is wanted by now, and nobody tried in vain just now."""
+        if self.record is None or self._now() < self._not_before:
+            return False
+        return self.record.digest != self.spec.digest()
 
     def adopt(self) -> bool:
         """Take over what an earlier agent started. False if it is not alive."""
@@ -125,6 +130,27 @@ class Child:
         self._wanted = True
         self._terminate(reason)
 
+    def renew(self, reason: str) -> None:
+        """Replace it by a fresh one; without a gap if it can hand over."""
+        if self.spec.successor is None or self.record is None or self._handle is None:
+            self.restart(reason)
+            return
+        before = self.record, self._handle
+        try:
+            argv = self.spec.successor(self.record.pid)
+            self.incarnation = max(self.incarnation + 1, int(time.time()))
+            record = launch(self.spec, self.incarnation, self._files, argv)
+            handle = os.pidfd_open(record.pid)
+        except (FleetError, OSError) as error:
+            self._keep_the_old(before, str(error))
+            return
+        self._parting = before
+        self._take(record, handle)
+
+    def settled(self, seconds: float) -> bool:
+        """Has it been ready for so long?"""
+        return self.state == "ready" and self._now() - self._ready_at >= seconds
+
     def kill(self, reason: str) -> None:
         """End it at once. Counts as an unwanted end if it was wanted."""
         self._reason = reason
@@ -132,6 +158,10 @@ class Child:
 
     def step(self) -> None:
         now = self._now()
+        if self._parting is not None and ended(self._parting[1]):
+            _reap(self._parting[0].pid)
+            os.close(self._parting[1])
+            self._parting = None
         if self._handle is not None and ended(self._handle):
             self._gone(now)
         if self.record is None:
@@ -144,6 +174,7 @@ class Child:
         elif self.state == "starting" and self._is_ready(self.record):
             self.state = "ready"
             self._was_ready = True
+            self._ready_at = now
 
     def _launch(self, now: float) -> None:
         # Never repeats, not even when all records are lost: segments are named after it.
@@ -178,6 +209,8 @@ class Child:
             self._reason = reason
             self._kill_at = self._now() + self.spec.stop_seconds
             self._signal(signal.SIGTERM)
+            if self._parting is not None:
+                self._parting[0].signal(signal.SIGTERM)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._handle is not None:
@@ -191,6 +224,10 @@ class Child:
         asked = self.state == "stopping"
         os.close(self._handle)
         self.record = self._handle = None
+        if self._parting is not None and not asked:
+            before, self._parting = self._parting, None
+            self._keep_the_old(before, f"it could not take over: {how}")
+            return
         if how == _MURDER and not self._reason and self._starved == out_of_memory_kills():
             self._on_murder()
         else:
@@ -201,6 +238,13 @@ class Child:
             return
         self.last_exit = self._reason or f"{how}{_last_words(self._files.log(self.spec.name))}"
         self._count_end(now)
+
+    def _keep_the_old(self, before: tuple[Record, int], why: str) -> None:
+        """The successor did not come: go on with the one that runs."""
+        write_record(self._files.record(self.spec.name), before[0])
+        self._take(*before)
+        self.last_exit = why
+        self._not_before = self._now() + _LONGEST_WAIT
 
     def _count_end(self, now: float) -> None:
         """An end that nobody asked for."""

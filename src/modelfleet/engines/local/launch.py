@@ -25,8 +25,13 @@ class LaunchFailed(FleetError):
     slug = "launch-failed"
 
 
-def launch(spec: ProcessSpec, incarnation: int, files: Files) -> Record:
-    """Start it in a session of its own; its output goes to its log. Raises `LaunchFailed`."""
+def launch(
+    spec: ProcessSpec, incarnation: int, files: Files, argv: tuple[str, ...] | None = None
+) -> Record:
+    """Start it in a session of its own; its output goes to its log. Raises `LaunchFailed`.
+
+    argv: instead of that of the spec.
+    """
     files.records.mkdir(parents=True, exist_ok=True)
     todo = confine.plan(spec.confinement, spec.argv[0]) if spec.confinement else None
     log = _open_log(files.log(spec.name))
@@ -34,7 +39,7 @@ def launch(spec: ProcessSpec, incarnation: int, files: Files) -> Record:
     reader, writer = os.pipe()  # closed by a good exec, else carries the error
     child = os.fork()
     if child == 0:
-        _run(spec, incarnation, path, log, writer, todo)
+        _run(spec, incarnation, path, log, writer, todo, argv or spec.of(incarnation).argv)
     os.close(log)
     os.close(writer)
     with os.fdopen(reader, "rb") as stream:
@@ -56,6 +61,7 @@ def _run(
     log: int,
     writer: int,
     todo: confine.Plan | None,
+    argv: tuple[str, ...],
 ) -> NoReturn:
     """The new process. It never returns into the caller's code."""
     try:
@@ -73,7 +79,6 @@ def _run(
         if todo is not None:
             confine.enter(todo)
         os.chdir(spec.cwd or "/")
-        argv = spec.of(incarnation).argv
         env = dict(spec.env) if spec.clean else {**os.environ, **spec.env}
         os.execve(argv[0], argv, env)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear it

@@ -22,6 +22,8 @@ _SILENT_SECONDS = 3.0
 _STARTING_SECONDS = 60.0
 _LEAVE_SECONDS = 0.2
 """From the moment that the gateway no longer sends requests to a worker that goes."""
+_SETTLED_SECONDS = 1.0
+"""until the gateway surely knows that a worker is back"""
 _NAME = re.compile(r"worker-([a-z0-9-]{1,40})-(\d+)")
 
 
@@ -190,7 +192,7 @@ class Pool:
         if not outdated or any(child.state == "stopping" for child in wanted.values()):
             return
         broken = [child for child in outdated if child.state != "ready"]
-        others_ready = all(c.state == "ready" for c in wanted.values() if c not in broken)
+        others_ready = all(c.settled(_SETTLED_SECONDS) for c in wanted.values() if c not in broken)
         if others_ready:
             chosen = (broken or outdated)[0]
             chosen.restart(next(reasons[n] for n, child in wanted.items() if child is chosen))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,6 +31,9 @@ class ProcessSpec:
     confinement: Confinement | None = None
     incarnation_from: int | None = None
     """place in `argv` that the incarnation takes"""
+    successor: Callable[[int], tuple[str, ...]] | None = field(default=None, compare=False)
+    """For a program that can hand over to a fresh process: (pid of the running one) -> the command
+    line of the one that takes over from it and ends it."""
 
     def of(self, incarnation: int) -> ProcessSpec:
         if self.incarnation_from is None:

@@ -5,7 +5,7 @@ says which revision Envoy runs, `tidy` drops clusters that nothing routes to any
 else in here is pure rendering: `GatewayConfig` in, Envoy's own JSON out.
 """
 
-from modelfleet.serving.gateway.bootstrap import command, envoy_binary
+from modelfleet.serving.gateway.bootstrap import command, envoy_binary, successor
 from modelfleet.serving.gateway.config import (
     EndpointRoutes,
     GatewayConfig,
@@ -25,4 +25,5 @@ __all__ = [
     "Target",
     "command",
     "envoy_binary",
+    "successor",
 ]

@@ -24,16 +24,37 @@ def envoy_binary() -> Path:
 
 def command(folder: Path) -> tuple[str, ...]:
     """The command line that runs the gateway from the files in `folder`."""
+    return (*_common(folder), "--use-dynamic-base-id", "--base-id-path", str(_base_id(folder)))
+
+
+def successor(folder: Path, pid: int) -> tuple[str, ...]:
+    """The command line of a gateway that takes over the sockets of the running one, `pid`.
+
+    Envoy's hot restart: the old one finishes what it has, tells its clients to connect again, and
+    ends after a minute. Raises `Unavailable` if the running one can't hand over.
+    """
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        base = _base_id(folder).read_text("ascii").strip()
+    except OSError as error:
+        raise Unavailable(f"The gateway can't hand over: {error}.") from error
+    epoch = int(words[words.index("--restart-epoch") + 1]) if "--restart-epoch" in words else 0
+    return (*_common(folder), "--base-id", base, "--restart-epoch", str(epoch + 1))
+
+
+def _common(folder: Path) -> tuple[str, ...]:
     return (
         str(envoy_binary()),
-        "--config-path",
-        str(folder / "bootstrap.json"),
-        "--concurrency",
-        "1",
-        "--use-dynamic-base-id",
-        "--log-level",
-        "warning",
+        *("--config-path", str(folder / "bootstrap.json")),
+        *("--concurrency", "1"),
+        *("--drain-time-s", "10"),
+        *("--parent-shutdown-time-s", "60"),
+        *("--log-level", "warning"),
     )
+
+
+def _base_id(folder: Path) -> Path:
+    return folder / "base-id"
 
 
 def render(
