@@ -34,6 +34,8 @@ from modelfleet.serving.compile import Converters
 from modelfleet.serving.endpoints import EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayFiles
+from modelfleet.serving.pipelines.publisher import PlatformKey, Publisher
+from modelfleet.serving.pipelines.service import PipelineService
 from modelfleet.telemetry.evidence import EvidenceReader
 
 
@@ -49,6 +51,7 @@ class Fleet:
     lineage: LineageService
     identity: IdentityService
     endpoints: EndpointService
+    pipelines: PipelineService
     rollouts: RolloutService
     monitoring: MonitoringService
     evidence: EvidenceReader
@@ -69,7 +72,8 @@ def build(settings: Settings) -> Fleet:
     handlers: dict[str, Handler] = {}
     jobs = LocalJobRunner(database, handlers)
     registry = RegistryService(database, bundles, jobs)
-    identity = IdentityService(database, SigningKey(layout))
+    signing_key = SigningKey(layout)
+    identity = IdentityService(database, signing_key)
     endpoints = EndpointService(database, settings.serving.request_timeout_ms)
     evidence = EvidenceReader(layout.evidence_database)
     ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
@@ -80,8 +84,17 @@ def build(settings: Settings) -> Fleet:
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
     gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes)
     monitoring = MonitoringService(database, evidence, settings)
+    publisher = Publisher(layout, database, registry)
+    key = PlatformKey(layout.pipelines_key, identity, signing_key)
     serving = Serving(
-        registry, bundles, endpoints, identity, environments, gateway, Path(sys.executable)
+        registry,
+        bundles,
+        endpoints,
+        identity,
+        environments,
+        gateway,
+        Path(sys.executable),
+        publisher,
     )
     reconciler = Reconciler(
         layout,
@@ -89,7 +102,12 @@ def build(settings: Settings) -> Fleet:
         endpoints,
         rollouts,
         TrafficController(settings, serving),
-        [converters.end_idle, _watch_over(monitoring, endpoints, registry)],
+        [
+            converters.end_idle,
+            _watch_over(monitoring, endpoints, registry),
+            publisher.observe,
+            lambda: key.keep(publisher.is_needed),
+        ],
         settings.reconcile.interval_seconds,
     )
     return Fleet(
@@ -101,6 +119,7 @@ def build(settings: Settings) -> Fleet:
         lineage=LineageService(database),
         identity=identity,
         endpoints=endpoints,
+        pipelines=PipelineService(layout, database, registry, endpoints),
         rollouts=rollouts,
         monitoring=monitoring,
         evidence=evidence,

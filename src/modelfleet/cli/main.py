@@ -23,6 +23,7 @@ _COMMANDS = {
     "versions": ("registry", "Versions: list, show, register, delete, lineage."),
     "aliases": ("registry", "Aliases: set, delete."),
     "endpoints": ("serving", "Endpoints: list, show, create, delete."),
+    "pipelines": ("pipelines", "Pipelines: define, list, show, run, delete."),
     "deploy": ("serving", "Roll a version out at once."),
     "rollouts": ("serving", "Rollouts: start, list, show, pause, resume, abort."),
     "predict": ("serving", "Call an endpoint."),

@@ -15,7 +15,7 @@ import msgspec
 
 from modelfleet.client.errors import ApiError, ClientError, Unreachable
 from modelfleet.client.transport import Json, Transport, home_folder, key_of, ports_of
-from modelfleet.client.types import Alert, Endpoint, Model, Rollout, Version
+from modelfleet.client.types import Alert, Endpoint, Model, Pipeline, Rollout, Version
 
 _T = TypeVar("_T")
 
@@ -333,6 +333,30 @@ class Client:
             headers={"content-type": "application/json"},
         )
         return _as(dict[str, object], response.json())
+
+    # Pipelines ---------------------------------------------------------------------------------
+
+    def define_pipeline(
+        self, definition: Mapping[str, object], *, wait: bool = False, timeout: float = 60.0
+    ) -> Pipeline:
+        """Make a pipeline or its next revision. wait: until it can be called (`predict`)."""
+        found = _as(Pipeline, self.api.post("/v1/pipelines", definition))
+        end = time.monotonic() + timeout
+        while wait and not found.is_live:
+            if time.monotonic() > end:
+                raise ClientError(f"The pipeline {found.name} is not live after {timeout:g} s.")
+            time.sleep(0.1)
+            found = self.pipeline(found.name)
+        return found
+
+    def pipelines(self) -> list[Pipeline]:
+        return _as(list[Pipeline], self.api.get("/v1/pipelines"))
+
+    def pipeline(self, name: str) -> Pipeline:
+        return _as(Pipeline, self.api.get(f"/v1/pipelines/{name}"))
+
+    def delete_pipeline(self, name: str) -> None:
+        self.api.delete(f"/v1/pipelines/{name}")
 
     # Evidence ----------------------------------------------------------------------------------
 

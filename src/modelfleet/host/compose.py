@@ -14,6 +14,7 @@ from modelfleet.engines.local import Agent, Files, ProcessSpec
 from modelfleet.host.ports import Ports, read_ports
 from modelfleet.host.workers import install_worker_package, make_folders, worker_kit
 from modelfleet.serving.gateway import GatewayFiles, command
+from modelfleet.serving.pipelines.plan import POOL, REPLICAS
 
 _PREFIX = "MODELFLEET_"
 
@@ -23,7 +24,7 @@ def files_of(layout: Layout) -> Files:
 
 
 def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
-    """Gateway, control plane, collector."""
+    """Gateway, control plane, executors of pipelines, collector."""
     layout = settings.layout
     home = str(layout.home)
     host = settings.host
@@ -40,6 +41,7 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
             (sys.executable, "-m", "modelfleet.app", "--home", home),
             ready_at=(host, ports.api),
         ),
+        *(_executor(settings, ports, replica) for replica in range(REPLICAS)),
         ProcessSpec(
             "collector",
             (sys.executable, "-m", "modelfleet.telemetry.main", "--home", home),
@@ -47,6 +49,25 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
             last=True,
         ),
     ]
+
+
+def _executor(settings: Settings, ports: Ports, replica: int) -> ProcessSpec:
+    argv = (
+        *(sys.executable, "-m", "modelfleet.serving.pipelines.executor"),
+        *("--home", str(settings.layout.home)),
+        *("--replica", str(replica)),
+        *("--gateway", f"{_reachable(settings.host)}:{ports.gateway}"),
+        *("--segment-mb", str(settings.serving.segment_mb)),
+        *("--max-body", str(settings.serving.max_body_bytes)),
+        *("--incarnation", "0"),
+    )
+    return ProcessSpec(
+        f"{POOL}-{replica}",
+        argv,
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        incarnation_from=len(argv) - 1,
+        stop_seconds=11.0,
+    )
 
 
 def compose(settings: Settings, specs: Sequence[ProcessSpec] | None = None) -> Agent:

@@ -14,7 +14,7 @@ _LETTERS = 27
 """that fit into a box"""
 
 
-def lineage_graph(picture: Picture) -> Markup:
+def lineage_graph(picture: Picture, title: str = "Lineage") -> Markup:
     """The whole drawing; as wide as it has layers."""
     tallest = max(
         len(layer) + bool(more) for layer, more in zip(picture.layers, picture.hidden, strict=True)
@@ -34,7 +34,7 @@ def lineage_graph(picture: Picture) -> Markup:
             notes.append(f'<text x="{left + 8}" y="{at:.0f}">and {more} more</text>')
     arrows = [_arrow(edge, places) for edge in picture.edges]
     boxes = [_box(node, *at, here=node == picture.here) for node, at in places.items()]
-    told = f"Lineage of {picture.here.name}: {len(places)} nodes, {len(arrows)} edges."
+    told = f"{title} of {picture.here.name}: {len(places)} nodes, {len(arrows)} edges."
     return Markup(  # every part is escaped where it is made
         f'<svg class="graph" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="{escape(told)}">{"".join([*arrows, *boxes, *notes])}</svg>'
