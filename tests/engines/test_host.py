@@ -280,7 +280,8 @@ def test_what_the_command_line_changed_reaches_the_processes(tmp_path: Path) -> 
 
 def test_the_platform_is_gateway_control_plane_and_collector(tmp_path: Path) -> None:
     specs = {spec.name: spec for spec in platform(load_settings(tmp_path), Ports(1, 2, 3))}
-    assert set(specs) == {"gateway", "control-plane", "collector"}
+    executors = {"pipelines-0", "pipelines-1"}
+    assert set(specs) == {"gateway", "control-plane", "collector"} | executors
     assert specs["gateway"].detached
     assert specs["collector"].last
     assert specs["control-plane"].argv[1:3] == ("-m", "modelfleet.app")

@@ -19,6 +19,7 @@ from modelfleet.rollouts.plan import Spec, Strategy
 from modelfleet.serving.endpoints import FULL
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
+from modelfleet.serving.pipelines.publisher import Publisher
 from modelfleet.serving.pools import read_pools
 from modelfleet.wiring import Fleet
 from modelfleet_worker.wire.control import ControlBlock, State
@@ -77,6 +78,7 @@ class Machine:
             EnvironmentBuilder(fleet.layout),
             cast(GatewayFiles, self.envoy),
             fleet.layout.home / "python",
+            Publisher(fleet.layout, fleet.database, fleet.registry),
         )
         self.reconciler = Reconciler(
             fleet.layout,
