@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -356,6 +360,49 @@ def test_requests_of_pipelines_are_counted(platform: Platform) -> None:
         eventually(seen)
     finally:
         reader.close()
+
+
+def test_the_example_of_the_docs_runs(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text("utf-8")
+    example = [
+        re.search(rf"^```{kind}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        for kind in ("python", "yaml", "sh")
+    ]
+    python, yaml, shell = (found[1] for found in example if found is not None)
+    monkeypatch.setenv("MODELFLEET_HOME", str(platform.home))
+    known: dict[str, Any] = {}
+    exec(compile(python, "docs/pipelines.md", "exec"), known)
+    (tmp_path / "payment.yaml").write_text(yaml)
+    (tmp_path / "modelfleet").write_text(f'#!/bin/sh\nexec {" ".join(platform.command)} "$@"\n')
+    (tmp_path / "modelfleet").chmod(0o755)
+    ran = subprocess.run(
+        ["sh", "-e", "-c", shell],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    answer = json.loads(ran.stdout[ran.stdout.index("{") :])
+    found = {one["name"]: np.reshape(one["data"], one["shape"]) for one in answer["outputs"]}
+    models, given = known["models"], np.array([[1.2, 0.3, 0.5], [0.1, -0.4, -1.0]])
+    risk = models["fraud"].predict_proba(given)
+    customer = [models["customer"].predict(given)[0], 0.0]
+    joined = np.column_stack([risk[:, 1], customer, given[:, 2]])
+    assert np.allclose(found["risk"], risk, atol=1e-5)
+    assert np.allclose(found["decision"], models["decision"].predict(joined), atol=1e-5)
+
+
+def test_a_pinned_version_answers_whatever_is_rolled_out(platform: Platform) -> None:
+    platform.serve("pinned", Linear(), EXAMPLE)
+    define(platform, "loyal", step("a", "pinned", version="1.0.0"))
+    platform.serve("pinned", Linear(shift=10.0), EXAMPLE)
+    eventually(lambda: output(platform.ask("pinned", body([[0.0, 0, 0]]))) == [10.5])
+    eventually(lambda: platform.ask("loyal", body([[0.0, 0, 0]])).status == 200)
+    assert output(platform.ask("loyal", body([[0.0, 0, 0]]))) == [0.5]
 
 
 def test_the_command_line_does_it_too(platform: Platform, tmp_path: Path) -> None:
