@@ -423,7 +423,7 @@ outputs: {score: a.score}
     made = platform.run("pipelines", "define", str(file))
     assert made.returncode == 0, made.stderr
     given = tmp_path / "input.json"
-    given.write_text('{"x": [[1.0, 2.0, 3.0]]}')
+    given.write_text('{"x": [[1, 2, 3]]}')
     ran = platform.run("pipelines", "run", "written", "--input", str(given))
     assert ran.returncode == 0, ran.stderr
     assert "0.731" in ran.stdout

@@ -17,6 +17,7 @@ _PIPELINE = {
     "revision": lambda p: p["revision"],
     "live": lambda p: p["applied_revision"] or None,
     "by": lambda p: p["created_by"],
+    "problem": lambda p: p["problem"],
 }
 _STEP = {
     "step": lambda s: s["name"],
@@ -107,7 +108,9 @@ def run_pipeline(name: str, inputs: Any, home: Path | None, url: str | None, as_
     except msgspec.DecodeError as error:
         raise click.BadParameter(f"the input is not JSON: {error}") from error
     with client(home, url) as connection:
-        show(connection.predict(name, given), as_json)
+        wanted: Any = connection.pipeline(name).definition["inputs"]
+        datatypes = {one["name"]: one["datatype"] for one in wanted}
+        show(connection.predict(name, given, datatypes=datatypes), as_json)
 
 
 @pipelines.command("delete")

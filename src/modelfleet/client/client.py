@@ -317,15 +317,23 @@ class Client:
         return _as(Rollout, self.api.post(f"/v1/rollouts/{rollout_id}/{verb}"))
 
     def predict(
-        self, endpoint: str, inputs: object, *, version: str | None = None
+        self,
+        endpoint: str,
+        inputs: object,
+        *,
+        version: str | None = None,
+        datatypes: Mapping[str, str] | None = None,
     ) -> dict[str, object]:
-        """Call an endpoint; `inputs` as the example of `register`. The protocol's answer."""
+        """Call an endpoint; `inputs` as the example of `register`. The protocol's answer.
+
+        datatypes: of tensors, where the values alone don't tell (whole numbers for an FP64).
+        """
         from modelfleet.client.tensors import encode
 
         if self._gateway is None:
             raise Unreachable("The gateway's address is not known: set MODELFLEET_GATEWAY_URL.")
         pin = f"/versions/{version}" if version else ""
-        body = json.dumps(encode(inputs)).encode()
+        body = json.dumps(encode(inputs, datatypes)).encode()
         response = self._gateway.call(
             "POST",
             f"/v2/models/{endpoint}{pin}/infer",

@@ -55,6 +55,7 @@ class Pipeline(msgspec.Struct, frozen=True):
     definition: dict[str, object]
     created_by: str
     created_at: str
+    problem: str = ""
 
     @property
     def is_live(self) -> bool:

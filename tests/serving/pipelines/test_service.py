@@ -94,6 +94,15 @@ def test_signatures_are_those_of_the_version_that_serves(
     assert fleet.pipelines.list(ADMIN) == []
 
 
+def test_a_model_that_changed_is_told(
+    fleet: Fleet, versions: list[Version], registrar: Registrar
+) -> None:
+    fleet.pipelines.define(ADMIN, document())
+    assert fleet.pipelines.get(ADMIN, "scoring").problem == ""
+    serve(fleet, registrar.ready(features=3))
+    assert "Step a, input x: FP64 [-1, 3]" in fleet.pipelines.get(ADMIN, "scoring").problem
+
+
 def test_who_may(fleet: Fleet, versions: list[Version]) -> None:
     for stranger in (NOBODY, principal(Role.VIEWER), principal(Role.DEPLOYER, "risk")):
         with pytest.raises(NotAllowed):
@@ -196,6 +205,10 @@ def test_another_control_plane_publishes_nothing_new(
     again = Publisher(fleet.layout, fleet.database, fleet.registry)
     again.round(fleet.endpoints.all(), GatewayConfig(0))
     assert fleet.layout.pipelines.read_bytes() == content
+    fleet.layout.pipelines.write_bytes(b"not JSON")
+    mended = Publisher(fleet.layout, fleet.database, fleet.registry)
+    mended.round(fleet.endpoints.all(), GatewayConfig(0))
+    assert [plan.name for plan in load(fleet.layout).pipelines] == ["scoring"]
 
 
 def test_versions_to_pin_or_to_fall_back_to_are_kept_callable(

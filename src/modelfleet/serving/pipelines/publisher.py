@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.clock import now_us
@@ -32,6 +33,7 @@ from modelfleet_worker.wire import desired
 from modelfleet_worker.wire.bundle import FILES
 from modelfleet_worker.wire.spec import BUNDLE_FILE, BundleSpec
 
+log = structlog.get_logger(__name__)
 PRINCIPAL = "pipelines"
 FEEDS, CALLED_BY = "feeds", "called-by"
 """lineage, as requests showed it: between endpoints, and from an endpoint to a pipeline"""
@@ -136,8 +138,9 @@ class Publisher:
         for step in plan.steps:
             version_id = previous.get(step.model)
             if step.fallback is not None and step.fallback.previous and version_id is not None:
-                version = self._registry.versions_by_id([version_id])[version_id]
-                step = msgspec.structs.replace(step, previous=version.version)
+                version = self._registry.versions_by_id([version_id]).get(version_id)
+                previously = version.version if version is not None else None
+                step = msgspec.structs.replace(step, previous=previously)
             steps.append(step)
         return msgspec.structs.replace(plan, steps=tuple(steps))
 
@@ -152,7 +155,7 @@ class Publisher:
         return {name: tuple(sorted(ids)) for name, ids in found.items() if ids}
 
     def _publish(self, plans: Sequence[PipelinePlan]) -> Published:
-        before = self._published or load(self._layout)
+        before = self._published or _on_disk(self._layout)
         if before.pipelines == tuple(plans) and (before.revision or not plans):
             self._published = before
             return before
@@ -226,6 +229,15 @@ class PlatformKey:
         except (FileNotFoundError, UnicodeDecodeError, Unauthenticated):
             return False
         return token.expires_at - time.time() > _KEY_SECONDS / 2
+
+
+def _on_disk(layout: Layout) -> Published:
+    """What was published last. A file that can't be read must not hold up the fleet."""
+    try:
+        return load(layout)
+    except msgspec.DecodeError as error:
+        log.error("pipelines.json can't be read; it is written anew", error=str(error))
+        return Published()
 
 
 def _routes(plan: PipelinePlan) -> EndpointRoutes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 import sqlalchemy as sa
 
 from modelfleet.core import audit
-from modelfleet.core.authorization import Action, Principal, Resource, authorize
+from modelfleet.core.authorization import SYSTEM, Action, Principal, Resource, authorize
 from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound
 from modelfleet.core.layout import Layout
@@ -94,7 +95,15 @@ class PipelineService:
         audit.record(connection, actor, "define-pipeline", resource, details)
 
     def get(self, actor: Principal, name: str) -> Pipeline:
-        return self._readable(actor, name).pipeline
+        """With its present `problem`, if a model changed so that it doesn't fit any more."""
+        found = self._readable(actor, name).pipeline
+        wanted = definition.read(found.definition)
+        try:
+            with self._database.read() as connection:
+                check(wanted, self._callees(connection, SYSTEM, wanted.steps))
+        except InvalidInput as error:
+            return replace(found, problem=error.message)
+        return found
 
     def list(self, actor: Principal) -> list[Pipeline]:
         with self._database.read() as connection:

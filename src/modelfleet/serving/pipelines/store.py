@@ -29,6 +29,8 @@ class Pipeline:
     """who defined this revision"""
     created_at: str
     """when this revision was defined"""
+    problem: str = ""
+    """why it would be refused today: a model that it calls may have changed since"""
 
 
 @dataclass(frozen=True)
