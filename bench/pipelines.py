@@ -3,8 +3,8 @@
 Each pipeline is compared with a client that calls the same models itself, one after the other over
 a kept connection, as one has to without pipelines. Interleaved rounds on one platform.
 
-    python bench/pipelines.py            a table
-    python bench/pipelines.py --json     one JSON document
+    make bench-pipelines                    a table
+    make bench-pipelines ARGS=--json        one JSON document
 """
 
 from __future__ import annotations

@@ -286,6 +286,16 @@ def test_a_redefinition_keeps_circuits_of_steps_that_stay() -> None:
     assert Runner(other, runner).breaker(other.steps[0], None).state(0.0) == "closed"
 
 
+def test_a_request_ends_on_the_plan_on_which_it_began() -> None:
+    old = diamond()
+    runner = Runner(old)
+    Runner(checked(document(step("z"), outputs={"score": "z.score"})), runner)
+    found = execute(old, good(), runner=runner)
+    assert "c.score" in found.tensors
+    assert runner.steps["a"].calls == 1
+    assert set(runner.counters.steps) == {"z"}
+
+
 NAMES = list("abcdefg")
 
 

@@ -111,7 +111,7 @@ class Execution:
                 raise found
 
     def _counters(self, step: StepPlan) -> StepCounters:
-        return self._runner.counters.steps[step.name]
+        return self._runner.steps[step.name]
 
     async def _step(self, step: StepPlan) -> None:
         for need in step.needs:
@@ -229,11 +229,8 @@ class Execution:
                 seconds,
             )
             found = _read(step, response, rows)
-        except BaseException as error:
+        except (StepFailed, Unusable, CallFailed, CallTimeout) as error:
             ended = time.monotonic()
-            if isinstance(error, asyncio.CancelledError):
-                breaker.released(ticket)
-                raise
             counters.errors += 1
             failure = _failure(error, seconds)
             counters.timeouts += failure.status == 504
@@ -244,6 +241,9 @@ class Execution:
             if ended >= self._deadline:
                 raise DeadlinePassed from error
             raise failure from error
+        except BaseException:  # given up, because another step failed
+            breaker.released(ticket)
+            raise
         breaker.succeeded(ticket)
         counters.milliseconds += (time.monotonic() - now) * 1000
         return found
@@ -258,11 +258,11 @@ def _read(step: StepPlan, response: Response, rows: int) -> list[Array]:
     return read_answer(response.body, response.headers.get(binary.HEADER), step.outputs, rows)
 
 
-def _failure(error: BaseException, seconds: float) -> StepFailed:
+def _failure(error: Exception, seconds: float) -> StepFailed:
     if isinstance(error, StepFailed):
         return error
     if isinstance(error, CallTimeout):
         return StepFailed(504, f"no answer within {seconds * 1000:.0f} ms")
     if isinstance(error, CallFailed):
         return StepFailed(503, str(error))
-    return StepFailed(500, str(error) or type(error).__name__)
+    return StepFailed(500, str(error))

@@ -57,9 +57,10 @@ class Runner:
             same = {s.name for s in plan.steps if _alike(s, old.get(s.name))}
             self._breakers = {k: b for k, b in before._breakers.items() if k[0] in same}
             self._caches = {k: c for k, c in before._caches.items() if k in same}
-        self.counters.steps = {
-            s.name: self.counters.steps.get(s.name, StepCounters()) for s in plan.steps
-        }
+        known = self.counters.steps
+        self.steps = {s.name: known.get(s.name, StepCounters()) for s in plan.steps}
+        """Counters of this plan: requests that still run on an older one have theirs."""
+        self.counters.steps = self.steps
         self.counters.edges = {k: v for k, v in self.counters.edges.items() if k in same}
         self._paths: dict[tuple[str, str | None], bytes] = {}
 
@@ -84,7 +85,7 @@ class Runner:
         """Note the states of the circuits in the counters. now: monotonic seconds."""
         for step in self.plan.steps:
             state = self.breaker(step, step.version).state(now)
-            self.counters.steps[step.name].breaker = state
+            self.steps[step.name].breaker = state
 
 
 def _alike(step: StepPlan, old: StepPlan | None) -> bool:
