@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 from sklearn.linear_model import LinearRegression
 
 from modelfleet.client import Client
@@ -44,6 +45,9 @@ class Result:
     p50_ms: float
     p99_ms: float
     requests_per_second: float
+    executors_us: float
+    gateway_us: float
+    """CPU per request"""
 
 
 @contextmanager
@@ -152,6 +156,16 @@ def measure(
     return merged, len(merged) / seconds
 
 
+def cpu_seconds() -> tuple[float, float]:
+    """Of both executors, and of the gateway."""
+    processes = json.loads((HOME / "run" / "observed.json").read_text())["processes"]
+
+    def of(name: str) -> float:
+        return sum(psutil.Process(processes[name]["pid"]).cpu_times()[:2])
+
+    return of("pipelines-0") + of("pipelines-1"), of("gateway")
+
+
 def run(seconds: float) -> Iterator[Result]:
     with platform() as (port, key):
         caller = Caller(port, key)
@@ -166,9 +180,13 @@ def run(seconds: float) -> Iterator[Result]:
                 }
                 taken: dict[str, list[float]] = {way: [] for way in ways}
                 rates: dict[str, list[float]] = {way: [] for way in ways}
+                spent = {way: [0.0, 0.0] for way in ways}
                 for _ in range(ROUNDS):
                     for way, what in ways.items():
+                        before = cpu_seconds()
                         latencies, rate = measure(port, key, clients, seconds, what)
+                        for k, (now, then) in enumerate(zip(cpu_seconds(), before, strict=True)):
+                            spent[way][k] += now - then
                         taken[way] += latencies
                         rates[way].append(rate)
                 for way in ways:
@@ -180,6 +198,7 @@ def run(seconds: float) -> Iterator[Result]:
                         statistics.median(ordered),
                         ordered[int(len(ordered) * 0.99)],
                         statistics.median(rates[way]),
+                        *(seconds_ / len(ordered) * 1e6 for seconds_ in spent[way]),
                     )
 
 
@@ -192,11 +211,15 @@ def main() -> None:
     if arguments.json:
         print(json.dumps([asdict(one) for one in results], indent=2))
         return
-    print(f"{'shape':<20} {'clients':>7}  {'way':<9} {'p50 ms':>7} {'p99 ms':>7} {'req/s':>7}")
+    print(
+        f"{'shape':<20} {'clients':>7}  {'way':<9} {'p50 ms':>7} {'p99 ms':>7} {'req/s':>7} "
+        f"{'executors us':>12} {'gateway us':>10}"
+    )
     for one in results:
         print(
             f"{one.shape:<20} {one.clients:>7}  {one.way:<9} {one.p50_ms:>7.2f} "
-            f"{one.p99_ms:>7.2f} {one.requests_per_second:>7.0f}"
+            f"{one.p99_ms:>7.2f} {one.requests_per_second:>7.0f} "
+            f"{one.executors_us:>12.0f} {one.gateway_us:>10.0f}"
         )
 
 

@@ -182,6 +182,7 @@ def test_a_pipeline_is_drawn_and_its_steps_are_told(world, enter):
     text = enter().get("/pipelines/scoring").text
     assert "Graph of scoring: 4 nodes, 5 edges." in text
     assert "9 requests" in text
+    assert "circuit open: churn</text>" in text
     row = text[text.index('<th scope="row">first</th>') :].partition("</tr>")[0]
     assert "open" in row
     assert "<td>7</td><td>2</td>" in row

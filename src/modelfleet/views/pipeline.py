@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelfleet.core.authorization import Principal
@@ -20,6 +21,12 @@ _INPUT = "input"
 class StepView:
     plan: StepPlan
     counted: StepCounters
+
+    @property
+    def title(self) -> str:
+        """What is drawn above its name."""
+        state = self.counted.breaker
+        return self.plan.model if state == "closed" else f"circuit {state}: {self.plan.model}"
 
     @property
     def mean_ms(self) -> float | None:
@@ -70,12 +77,12 @@ def pipeline_view(fleet: Fleet, principal: Principal, name: str) -> PipelineView
     upstream = fleet.lineage.upstream(here)
     kinds = {"endpoint", "pipeline"}
     seen = tuple(e for e in upstream if e.source.kind in kinds and e.destination.kind in kinds)
-    return PipelineView(pipeline, counted, steps, _drawing(plan), seen)
+    return PipelineView(pipeline, counted, steps, _drawing(plan, steps), seen)
 
 
-def _drawing(plan: PipelinePlan) -> Picture:
+def _drawing(plan: PipelinePlan, steps: Sequence[StepView]) -> Picture:
     """From the input through the steps to the pipeline's answer."""
-    nodes = {step.name: Node(f"{step.model}", step.name) for step in plan.steps}
+    nodes = {one.plan.name: Node(one.title, one.plan.name) for one in steps}
     nodes[_INPUT] = Node("request", _INPUT)
     answer = Node("answer", plan.name)
     edges: dict[tuple[Node, Node], Edge] = {}
