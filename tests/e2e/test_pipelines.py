@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -338,7 +339,9 @@ def test_killed_executors_lose_no_request(platform: Platform) -> None:
             name = f"{POOL}-{turn % 2}"
             platform.until_gateway_has(POOL, healthy=2)
             load.wait_for(50)
-            platform.until_back(name, platform.kill(name))
+            pid = platform.pid_of(name)
+            os.kill(pid, signal.SIGTERM if turn >= 4 else signal.SIGKILL)
+            platform.until_back(name, pid)
         platform.until_gateway_has(POOL, healthy=2)
         load.wait_for(50)
     say(f"{kills} kills of executors: {load.tally.good} answers, {load.tally.bad} failed")
