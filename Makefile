@@ -4,6 +4,7 @@
 # make bench-serving   beside five other model servers
 # make bench-faults    what dies, and how soon it is back
 # make proto   write the gRPC messages anew
+# make bench-pipelines   what a pipeline costs beside its models
 # make lock    resolve the dependencies anew
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench-serving bench-faults lock docs clean browser proto
+.PHONY: demo test check bench-serving bench-faults bench-pipelines lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -44,6 +45,9 @@ bench-serving: $(VENV)/.installed
 
 bench-faults: $(VENV)/.installed
 	$(BIN)/python bench/faults.py $(ARGS)
+
+bench-pipelines: $(VENV)/.installed
+	$(BIN)/python bench/pipelines.py $(ARGS)
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/docs.py

@@ -34,6 +34,8 @@ from modelfleet.serving.compile import Converters
 from modelfleet.serving.endpoints import EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayFiles
+from modelfleet.serving.pipelines.publisher import PlatformKey, Publisher
+from modelfleet.serving.pipelines.service import PipelineService
 from modelfleet.serving.quarantine import QuarantineService
 from modelfleet.telemetry.evidence import EvidenceReader
 
@@ -51,6 +53,7 @@ class Fleet:
     identity: IdentityService
     endpoints: EndpointService
     quarantine: QuarantineService
+    pipelines: PipelineService
     rollouts: RolloutService
     monitoring: MonitoringService
     evidence: EvidenceReader
@@ -71,7 +74,8 @@ def build(settings: Settings) -> Fleet:
     handlers: dict[str, Handler] = {}
     jobs = LocalJobRunner(database, handlers)
     registry = RegistryService(database, bundles, jobs)
-    identity = IdentityService(database, SigningKey(layout))
+    signing_key = SigningKey(layout)
+    identity = IdentityService(database, signing_key)
     endpoints = EndpointService(database, settings.serving.request_timeout_ms)
     evidence = EvidenceReader(layout.evidence_database)
     ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
@@ -85,6 +89,8 @@ def build(settings: Settings) -> Fleet:
     quarantine = QuarantineService(
         database, registry, evidence.crashes, settings.serving.quarantine_crashes
     )
+    publisher = Publisher(layout, database, registry)
+    key = PlatformKey(layout.pipelines_key, identity, signing_key)
     serving = Serving(
         registry,
         bundles,
@@ -94,6 +100,7 @@ def build(settings: Settings) -> Fleet:
         gateway,
         quarantine,
         Path(sys.executable),
+        publisher,
     )
     reconciler = Reconciler(
         layout,
@@ -101,7 +108,13 @@ def build(settings: Settings) -> Fleet:
         endpoints,
         rollouts,
         TrafficController(settings, serving),
-        [converters.end_idle, quarantine.look, _watch_over(monitoring, endpoints, registry)],
+        [
+            converters.end_idle,
+            quarantine.look,
+            _watch_over(monitoring, endpoints, registry),
+            publisher.observe,
+            lambda: key.keep(publisher.is_needed),
+        ],
         settings.reconcile.interval_seconds,
     )
     return Fleet(
@@ -114,6 +127,7 @@ def build(settings: Settings) -> Fleet:
         identity=identity,
         endpoints=endpoints,
         quarantine=quarantine,
+        pipelines=PipelineService(layout, database, registry, endpoints),
         rollouts=rollouts,
         monitoring=monitoring,
         evidence=evidence,

@@ -105,7 +105,7 @@ class Worker:
         """Listen and say so. Nobody can connect before the first revision is warm."""
         gc.collect()
         gc.freeze()
-        listener = _unix_socket(self._arguments.socket)
+        listener = unix_socket(self._arguments.socket)
         self._listeners.append(
             await self._loop.create_unix_server(self._connection, sock=listener, backlog=_BACKLOG)
         )
@@ -159,7 +159,7 @@ def main(arguments: Arguments) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # frameworks warn at every load and many a predict
-    loop = _new_loop()
+    loop = new_loop()
     asyncio.set_event_loop(loop)
     code = 0
     try:
@@ -170,7 +170,7 @@ def main(arguments: Arguments) -> None:
     os._exit(code)
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
     except ImportError:
@@ -214,7 +214,7 @@ def _limit(path: Path, replica: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def _unix_socket(path: Path) -> socket.socket:
+def unix_socket(path: Path) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

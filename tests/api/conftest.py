@@ -14,8 +14,20 @@ from fastapi.testclient import TestClient
 
 from modelfleet.app import create_app
 from modelfleet.core.authorization import Grant
+from modelfleet.serving.pipelines import store
+from modelfleet.serving.pipelines.check import Callee, check
+from modelfleet.serving.pipelines.definition import read
+from modelfleet.serving.pipelines.kinds import Kind
 from modelfleet.wiring import Fleet
 from people import ADMIN
+
+PIPELINE: dict[str, object] = {
+    "name": "scoring",
+    "team": "growth",
+    "inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}],
+    "steps": [{"name": "first", "model": "churn", "inputs": {"x": "input.x"}}],
+    "outputs": {"score": "first.prediction"},
+}
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -87,4 +99,14 @@ def full(api: Api) -> Api:
     api.post("/v1/models/churn/versions", api.version_body())
     api.http.put("/v1/models/churn/aliases/best", json={"version": "1"}, headers=api.admin)
     api.post("/v1/rollouts", {"model": "churn", "spec": {"strategy": "immediate"}})
+    define_pipeline(api.fleet)
     return api
+
+
+def define_pipeline(fleet: Fleet) -> None:
+    """The pipeline `scoring` of team growth. No version serves, so that its plan is made here."""
+    kinds = Kind("FP64", (-1, 2)), Kind("FP64", (-1,))
+    definition = read(PIPELINE)
+    plan = check(definition, {"first": Callee({"x": kinds[0]}, {"prediction": kinds[1]})})
+    with fleet.database.begin() as connection:
+        store.put(connection, None, definition, plan, "ada")

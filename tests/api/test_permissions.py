@@ -43,6 +43,13 @@ BODIES: dict[tuple[str, str], object] = {
     ("PUT", "/v1/models/{name}/aliases/{alias}"): {"version": "1"},
     ("POST", "/v1/endpoints"): {"name": "other", "model": "churn"},
     ("POST", "/v1/rollouts"): {"model": "churn"},
+    ("POST", "/v1/pipelines"): {
+        "name": "other",
+        "team": "growth",
+        "inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}],
+        "steps": [{"name": "first", "model": "churn", "inputs": {"x": "input.x"}}],
+        "outputs": {"score": "first.prediction"},
+    },
     ("POST", "/v1/principals"): {"name": "eve"},
     ("POST", "/v1/principals/{name}/grants"): {"role": "admin"},
     ("DELETE", "/v1/principals/{name}/grants"): {"role": "admin"},
@@ -51,7 +58,7 @@ BODIES: dict[tuple[str, str], object] = {
 OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
 """What anybody with a key may do: it tells or gives nothing but what they have."""
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
-EMPTY_LISTS |= {"/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
+EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
 
 
 def fill(api: Api, path: str) -> str:
@@ -60,6 +67,8 @@ def fill(api: Api, path: str) -> str:
     key = api.fleet.identity.list_keys(_admin(api))[-1].id
     given = {
         "name": "admin" if "principals" in path else "churn",
+    } | ({"name": "scoring"} if "pipelines" in path else {})
+    given |= {
         "version": "1",
         "alias": "best",
         "rollout_id": rollout,

@@ -137,7 +137,8 @@ def test_status_tells_of_every_process(platform: Platform) -> None:
     assert found["ready"] is True
     assert found["ports"] == platform.ports()
     processes = found["observed"]["processes"]
-    assert set(processes) == {"gateway", "control-plane", "collector"}
+    executors = {"pipelines-0", "pipelines-1"}
+    assert set(processes) == {"gateway", "control-plane", "collector"} | executors
     for process in processes.values():
         assert process["state"] == "ready"
         os.kill(process["pid"], 0)

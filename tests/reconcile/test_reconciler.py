@@ -20,6 +20,7 @@ from modelfleet.rollouts.plan import Spec, Strategy
 from modelfleet.serving.endpoints import FULL
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
+from modelfleet.serving.pipelines.publisher import Publisher
 from modelfleet.serving.pools import read_pools
 from modelfleet.serving.quarantine import quarantine
 from modelfleet.wiring import Fleet
@@ -80,6 +81,7 @@ class Machine:
             cast(GatewayFiles, self.envoy),
             fleet.quarantine,
             fleet.layout.home / "python",
+            Publisher(fleet.layout, fleet.database, fleet.registry),
         )
         self.reconciler = Reconciler(
             fleet.layout,

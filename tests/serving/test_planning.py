@@ -200,6 +200,37 @@ def test_an_endpoint_without_routes_is_known_but_goes_nowhere() -> None:
     assert made.applied == {"m": 7}
 
 
+def test_a_pinned_version_is_reachable_once_it_is_resident_and_holds_nothing_up() -> None:
+    place = endpoint("m", Route("v1", FULL))
+
+    def pinned(ready: set[tuple[str, int]], *others: EndpointRoutes) -> GatewayConfig:
+        versions = {f"v{k}": version(k) for k in (1, 2)}
+        homes = {1: "onnx", 2: "onnx"}
+        residency = Residency(frozenset(ready), {})
+        pins = {"m": ("v1", "v2", "v9")}
+        plan = routing.plan(
+            [place],
+            versions,
+            homes,
+            residency,
+            SOCKETS,
+            (),
+            GatewayConfig(0),
+            pins=pins,
+            others=others,
+        )
+        return plan.config
+
+    early = pinned({("onnx", 1)})
+    assert [t.version_index for t in early.endpoints[0].targets] == [1]
+    made = pinned({("onnx", 1), ("onnx", 2)})
+    assert [(t.version_index, t.weight) for t in made.endpoints[0].targets] == [(1, FULL), (2, 0)]
+    pipeline = EndpointRoutes("p", (Target(3, "1", 1, "onnx-canary", FULL),), retries_503=False)
+    both = pinned({("onnx", 1)}, pipeline)
+    assert both.endpoints[1] == pipeline
+    assert {one.pool for one in both.pools} == {"onnx", "onnx-canary"}
+
+
 # Both together ---------------------------------------------------------------------------------
 
 
@@ -209,6 +240,7 @@ class Life:
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
         self.wanted: dict[str, Endpoint] = {}
+        self.pins: dict[str, tuple[str, ...]] = {}
         self.on_disk: dict[str, PoolSpec] = {}
         self.loaded: dict[str, set[int]] = {}
         self.seen: dict[str, int] = {}
@@ -220,6 +252,9 @@ class Life:
 
     def wish(self) -> None:
         name = self.dice.choice("abc")
+        if self.dice.random() < 0.3:
+            pinned = self.dice.sample(range(1, 9), self.dice.randint(0, 2))
+            self.pins[name] = tuple(f"v{k}" for k in pinned)
         before = self.wanted.get(name)
         revision = before.revision + 1 if before else 1
         if self.dice.random() < 0.15:
@@ -236,6 +271,7 @@ class Life:
 
     def reconcile(self) -> None:
         ids = {int(r.version_id[1:]) for one in self.wanted.values() for r in one.routes}
+        ids |= {int(v[1:]) for pinned in self.pins.values() for v in pinned}
         promoted = {one.stable_version_id for one in self.wanted.values()}
         demands = [demand(k, self.environments[k], f"v{k}" in promoted) for k in sorted(ids)]
         acknowledged = self.running.revision == self.written.revision
@@ -256,6 +292,7 @@ class Life:
             {pool: (f"/s/{pool}",) for pool in self.on_disk},
             (),
             self.written,
+            pins=self.pins,
         )
         self.revisions.append(made.config.revision)
         assert (made.config == self.written) == (made.config.revision == self.written.revision)
@@ -305,7 +342,7 @@ def test_nothing_is_ever_routed_to_where_it_is_not(shard: int) -> None:
         assert life.revisions == sorted(life.revisions)
         life.settle()
         served = {
-            one.name: {t.version_index: t.weight for t in one.targets}
+            one.name: {t.version_index: t.weight for t in one.targets if t.weight}
             for one in life.running.endpoints
         }
         wanted = {
@@ -313,6 +350,9 @@ def test_nothing_is_ever_routed_to_where_it_is_not(shard: int) -> None:
             for name, one in life.wanted.items()
         }
         assert served == wanted
+        for one in life.running.endpoints:
+            reachable = {f"v{target.version_index}" for target in one.targets}
+            assert reachable >= set(life.pins.get(one.name, ()))
         calm = life.written
         life.reconcile()
         assert life.written == calm

@@ -41,6 +41,28 @@ window_seconds = 60
 drift_window_seconds = 300
 """
 
+SCORING = {
+    "name": "scoring",
+    "team": "growth",
+    "inputs": [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}],
+    "steps": [
+        {
+            "name": "first",
+            "model": "churn",
+            "inputs": {"x": "input.x"},
+            "fallback": {"previous": True, "constant": {"prediction": 0.5}},
+        },
+        {
+            "name": "second",
+            "model": "upsell",
+            "inputs": {"x": {"concat": ["first.prediction", {"select": "input.x", "column": 0}]}},
+            "timeout_ms": 200,
+            "optional": True,
+        },
+    ],
+    "outputs": {"first": "first.prediction", "second": "second.prediction"},
+}
+
 
 @dataclass
 class World:
@@ -177,6 +199,7 @@ def world(bare: Fleet, request: pytest.FixtureRequest) -> World:
         made.versions[name] = registrar.ready(name, version="1.0.0", dataset=f"{name}-2026")
         made.serve(name, (made.versions[name], 10_000))
     made.versions["next"] = registrar.ready("churn", version="1.1.0", uses=("fraud",))
+    bare.pipelines.define(ADMIN, SCORING)
     made.traffic()
     made.start_canary()
     made.watch()

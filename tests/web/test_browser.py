@@ -82,6 +82,8 @@ def test_axe_finds_nothing(world, visit, scheme, width):
         "/models/fraud",
         "/rollouts",
         f"/rollouts/{world.rollout}",
+        "/pipelines",
+        "/pipelines/scoring",
         "/alerts",
         "/audit",
         "/login",

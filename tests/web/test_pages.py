@@ -7,10 +7,12 @@ import re
 import time
 from html.parser import HTMLParser
 
+import msgspec
 import pytest
 from fastapi.routing import APIRoute
 
 from modelfleet.core.authorization import Action, Role
+from modelfleet.serving.pipelines.counters import Counted, PipelineCounters, StepCounters
 from modelfleet.web.install import PAGES
 from people import ADMIN
 
@@ -60,6 +62,8 @@ def places(world) -> list[str]:
         "/rollouts",
         "/rollouts?show=active&endpoint=churn",
         f"/rollouts/{world.rollout}",
+        "/pipelines",
+        "/pipelines/scoring",
         "/alerts",
         "/alerts?by=endpoint&state=all&q=churn",
         "/audit",
@@ -167,6 +171,24 @@ def test_names_are_never_markup(world, enter):
         assert "<script>alert" not in text, place
         assert "49" not in text[text.find("alert(1)") :][:40], place
     assert "&lt;script&gt;alert(1)" in visitor.get("/models/churn").text
+
+
+def test_a_pipeline_is_drawn_and_its_steps_are_told(world, enter):
+    counted = {"first": StepCounters(calls=7, errors=2, fallbacks=2, breaker="open")}
+    found = Counted({"scoring": PipelineCounters(requests=9, steps=counted)})
+    path = world.fleet.layout.pipeline_counters(0)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(msgspec.json.encode(found))
+    text = enter().get("/pipelines/scoring").text
+    assert "Graph of scoring: 4 nodes, 5 edges." in text
+    assert "9 requests" in text
+    assert "circuit open: churn</text>" in text
+    row = text[text.index('<th scope="row">first</th>') :].partition("</tr>")[0]
+    assert "open" in row
+    assert "<td>7</td><td>2</td>" in row
+    assert "else previous version, constant" in row
+    assert enter(Role.VIEWER, team="risk").get("/pipelines/scoring").status_code == 403
+    assert "scoring" not in enter(Role.VIEWER, team="risk").get("/pipelines").text
 
 
 def test_a_tampered_log_is_told(world, enter):

@@ -24,6 +24,7 @@ _COMMANDS = {
     "aliases": ("registry", "Aliases: set, delete."),
     "endpoints": ("serving", "Endpoints: list, show, create, delete."),
     "quarantine": ("quarantine", "Versions that crashed too often: list, release."),
+    "pipelines": ("pipelines", "Pipelines: define, list, show, run, delete."),
     "deploy": ("serving", "Roll a version out at once."),
     "rollouts": ("serving", "Rollouts: start, list, show, pause, resume, abort."),
     "predict": ("serving", "Call an endpoint."),

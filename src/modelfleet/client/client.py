@@ -15,7 +15,7 @@ import msgspec
 
 from modelfleet.client.errors import ApiError, ClientError, Unreachable
 from modelfleet.client.transport import Json, Transport, home_folder, key_of, ports_of
-from modelfleet.client.types import Alert, Endpoint, Model, Rollout, Version
+from modelfleet.client.types import Alert, Endpoint, Model, Pipeline, Rollout, Version
 
 _T = TypeVar("_T")
 
@@ -317,15 +317,23 @@ class Client:
         return _as(Rollout, self.api.post(f"/v1/rollouts/{rollout_id}/{verb}"))
 
     def predict(
-        self, endpoint: str, inputs: object, *, version: str | None = None
+        self,
+        endpoint: str,
+        inputs: object,
+        *,
+        version: str | None = None,
+        datatypes: Mapping[str, str] | None = None,
     ) -> dict[str, object]:
-        """Call an endpoint; `inputs` as the example of `register`. The protocol's answer."""
+        """Call an endpoint; `inputs` as the example of `register`. The protocol's answer.
+
+        datatypes: of tensors, where the values alone don't tell (whole numbers for an FP64).
+        """
         from modelfleet.client.tensors import encode
 
         if self._gateway is None:
             raise Unreachable("The gateway's address is not known: set MODELFLEET_GATEWAY_URL.")
         pin = f"/versions/{version}" if version else ""
-        body = json.dumps(encode(inputs)).encode()
+        body = json.dumps(encode(inputs, datatypes)).encode()
         response = self._gateway.call(
             "POST",
             f"/v2/models/{endpoint}{pin}/infer",
@@ -333,6 +341,30 @@ class Client:
             headers={"content-type": "application/json"},
         )
         return _as(dict[str, object], response.json())
+
+    # Pipelines ---------------------------------------------------------------------------------
+
+    def define_pipeline(
+        self, definition: Mapping[str, object], *, wait: bool = False, timeout: float = 60.0
+    ) -> Pipeline:
+        """Make a pipeline or its next revision. wait: until it can be called (`predict`)."""
+        found = _as(Pipeline, self.api.post("/v1/pipelines", definition))
+        end = time.monotonic() + timeout
+        while wait and not found.is_live:
+            if time.monotonic() > end:
+                raise ClientError(f"The pipeline {found.name} is not live after {timeout:g} s.")
+            time.sleep(0.1)
+            found = self.pipeline(found.name)
+        return found
+
+    def pipelines(self) -> list[Pipeline]:
+        return _as(list[Pipeline], self.api.get("/v1/pipelines"))
+
+    def pipeline(self, name: str) -> Pipeline:
+        return _as(Pipeline, self.api.get(f"/v1/pipelines/{name}"))
+
+    def delete_pipeline(self, name: str) -> None:
+        self.api.delete(f"/v1/pipelines/{name}")
 
     # Evidence ----------------------------------------------------------------------------------
 

@@ -21,20 +21,27 @@ _NUMPY = {
 }
 
 
-def encode(inputs: object) -> dict[str, object]:
+def encode(inputs: object, datatypes: Mapping[str, str] | None = None) -> dict[str, object]:
     """The body of an inference request.
 
     inputs: a matrix (numpy or nested lists; sent as the tensor `x`), or a mapping of tensor name
     to values, or a frame (its columns). Lists of whole numbers in a mapping go as INT64, other
-    numbers as FP64.
+    numbers as FP64; `datatypes` by tensor name say otherwise.
     """
+    tensors = _tensors(inputs)
+    for tensor in tensors:
+        tensor["datatype"] = (datatypes or {}).get(str(tensor["name"]), tensor["datatype"])
+    return {"inputs": tensors}
+
+
+def _tensors(inputs: object) -> list[dict[str, object]]:
     if isinstance(inputs, Mapping):
-        return {"inputs": [_tensor(str(name), values) for name, values in inputs.items()]}
+        return [_tensor(str(name), values) for name, values in inputs.items()]
     columns = getattr(inputs, "columns", None)
     if columns is not None:  # a polars or pandas frame
         frame: Any = inputs
-        return {"inputs": [_tensor(str(name), frame[name].to_numpy()) for name in columns]}
-    return {"inputs": [_tensor("x", inputs, matrix=True)]}
+        return [_tensor(str(name), frame[name].to_numpy()) for name in columns]
+    return [_tensor("x", inputs, matrix=True)]
 
 
 def _tensor(name: str, values: Any, matrix: bool = False) -> dict[str, object]:

@@ -47,6 +47,22 @@ class Endpoint(msgspec.Struct, frozen=True):
     routes: list[Route]
 
 
+class Pipeline(msgspec.Struct, frozen=True):
+    name: str
+    owner_team: str
+    revision: int
+    applied_revision: int
+    definition: dict[str, object]
+    created_by: str
+    created_at: str
+    problem: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """The gateway routes to this revision."""
+        return self.applied_revision == self.revision
+
+
 class Rollout(msgspec.Struct, frozen=True):
     id: str
     endpoint: str

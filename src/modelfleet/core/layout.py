@@ -100,6 +100,26 @@ class Layout:
         return self.desired / f"{pool}.json"
 
     @property
+    def pipelines(self) -> Path:
+        """What the executors of pipelines should hold."""
+        return self.run / "pipelines.json"
+
+    @property
+    def pipeline_layouts(self) -> Path:
+        """The signatures of pipelines, in the form of a pool, for readers of their records."""
+        return self.run / "pipelines" / "layouts.json"
+
+    def pipeline_bundle(self, index: int) -> Path:
+        return self.run / "pipelines" / str(index)
+
+    def pipeline_counters(self, replica: int) -> Path:
+        return self.run / "pipelines" / f"counters-{replica}.json"
+
+    @property
+    def pipelines_key(self) -> Path:
+        return self.keys / "pipelines.key"
+
+    @property
     def control(self) -> Path:
         return self.run / "control"
 

@@ -15,6 +15,7 @@ from modelfleet.engines.local import Agent, Files, ProcessSpec
 from modelfleet.host.ports import Ports, read_ports
 from modelfleet.host.workers import generation, install_worker_package, make_folders, worker_kit
 from modelfleet.serving.gateway import GatewayFiles, command, successor
+from modelfleet.serving.pipelines.plan import POOL, REPLICAS
 
 _PREFIX = "MODELFLEET_"
 
@@ -24,7 +25,7 @@ def files_of(layout: Layout) -> Files:
 
 
 def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
-    """Gateway, control plane, collector, and what translates gRPC."""
+    """Gateway, control plane, executors of pipelines, collector, and what translates gRPC."""
     layout = settings.layout
     home = str(layout.home)
     host = settings.host
@@ -42,6 +43,7 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
             (sys.executable, "-m", "modelfleet.app", "--home", home),
             ready_at=(host, ports.api),
         ),
+        *(_executor(settings, ports, replica) for replica in range(REPLICAS)),
         ProcessSpec(
             "collector",
             (sys.executable, "-m", "modelfleet.telemetry.main", "--home", home),
@@ -53,7 +55,26 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
         gateway = f"http://{_reachable(host)}:{ports.gateway}"
         argv = (sys.executable, "-m", "modelfleet.compat.grpc", "--home", home)
         found.append(ProcessSpec("grpc", (*argv, "--gateway", gateway)))
-    return [replace(spec, env=generation(layout)) for spec in found]
+    return [replace(spec, env={**spec.env, **generation(layout)}) for spec in found]
+
+
+def _executor(settings: Settings, ports: Ports, replica: int) -> ProcessSpec:
+    argv = (
+        *(sys.executable, "-m", "modelfleet.serving.pipelines.executor"),
+        *("--home", str(settings.layout.home)),
+        *("--replica", str(replica)),
+        *("--gateway", f"{_reachable(settings.host)}:{ports.gateway}"),
+        *("--segment-mb", str(settings.serving.segment_mb)),
+        *("--max-body", str(settings.serving.max_body_bytes)),
+        *("--incarnation", "0"),
+    )
+    return ProcessSpec(
+        f"{POOL}-{replica}",
+        argv,
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        incarnation_from=len(argv) - 1,
+        stop_seconds=11.0,
+    )
 
 
 def compose(settings: Settings, specs: Sequence[ProcessSpec] | None = None) -> Agent:

@@ -25,7 +25,7 @@ edge = sa.Table(
 @dataclass(frozen=True)
 class Node:
     kind: str
-    """dataset, run, version, model or endpoint"""
+    """dataset, run, version, model, endpoint or pipeline"""
     name: str
 
 

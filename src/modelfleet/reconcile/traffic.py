@@ -20,6 +20,7 @@ from modelfleet.serving import pools, routing
 from modelfleet.serving.endpoints import Endpoint, EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
+from modelfleet.serving.pipelines.publisher import Additions, Publisher
 from modelfleet.serving.quarantine import QuarantineService
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ class Serving:
     gateway: GatewayFiles
     quarantine: QuarantineService
     own_python: Path
+    pipelines: Publisher
 
 
 class TrafficController:
@@ -58,8 +60,9 @@ class TrafficController:
 
     def round(self, endpoints: Sequence[Endpoint], rollouts: Sequence[Row]) -> Mapping[int, str]:
         """Move pools and gateway one step; return why versions (by index) can't be loaded."""
-        versions = self._versions(endpoints, rollouts)
-        demands = self._demands(endpoints, rollouts, versions)
+        pipelines = self._rooms.pipelines.round(endpoints, self._config)
+        versions = self._versions(endpoints, rollouts, pipelines)
+        demands = self._demands(endpoints, rollouts, versions, pipelines)
         before = pools.read_pools(self._layout)
         acknowledged = self._rooms.gateway.acknowledged() == self._config.revision
         planned = pools.plan(
@@ -74,13 +77,14 @@ class TrafficController:
         )
         pools.write_pools(self._layout, before, planned)
         residency = pools.observe(self._layout, planned)
-        self._route(endpoints, versions, demands, residency, planned)
+        self._route(endpoints, versions, demands, residency, planned, pipelines)
         return residency.failed
 
     def _versions(
-        self, endpoints: Sequence[Endpoint], rollouts: Sequence[Row]
+        self, endpoints: Sequence[Endpoint], rollouts: Sequence[Row], pipelines: Additions
     ) -> dict[str, Version]:
         wanted = {route.version_id for one in endpoints for route in one.routes}
+        wanted |= pipelines.pinned
         wanted |= {row.to_version_id for row in rollouts}
         wanted |= {row.from_version_id for row in rollouts if row.from_version_id}
         return self._rooms.registry.versions_by_id(sorted(wanted))
@@ -90,8 +94,10 @@ class TrafficController:
         endpoints: Sequence[Endpoint],
         rollouts: Sequence[Row],
         versions: Mapping[str, Version],
+        pipelines: Additions,
     ) -> list[pools.Demand]:
         promoted = {one.stable_version_id for one in endpoints}
+        promoted |= pipelines.pinned - {row.to_version_id for row in rollouts}
         promoted |= {row.from_version_id for row in rollouts}
         placements = self._rooms.registry.placements()
         quarantined = self._rooms.quarantine.current()
@@ -143,13 +149,14 @@ class TrafficController:
         demands: Sequence[pools.Demand],
         residency: pools.Residency,
         planned: Mapping[str, pools.PoolSpec],
+        pipelines: Additions,
     ) -> None:
         sockets = {
             pool: tuple(
                 str(self._layout.worker_socket(pool, replica)) for replica in range(spec.replicas)
             )
             for pool, spec in planned.items()
-        }
+        } | pipelines.sockets
         plan = routing.plan(
             endpoints,
             versions,
@@ -158,6 +165,8 @@ class TrafficController:
             sockets,
             self._rooms.identity.revoked(),
             self._config,
+            pins=pipelines.pins,
+            others=pipelines.endpoints,
         )
         if plan.config.revision != self._config.revision:
             write_atomically(self._path, msgspec.json.encode(plan.config))
@@ -176,6 +185,7 @@ class TrafficController:
             self._rooms.endpoints.mark_applied(
                 {e: r for e, r in plan.applied.items() if known.get(e) != r}
             )
+            self._rooms.pipelines.mark_applied(self._config)
 
 
 def budget_mb(settings: ServingSettings) -> int:

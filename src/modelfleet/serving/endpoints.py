@@ -16,11 +16,12 @@ from modelfleet.core import audit
 from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.clock import iso, now_us
 from modelfleet.core.database import Database, metadata
-from modelfleet.core.errors import Conflict, InvalidInput, NotFound
+from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Referenced
 from modelfleet.core.ids import new_id
 from modelfleet.lineage import Node, add_edge, remove_edges
 from modelfleet.registry import store as registry_store
 from modelfleet.registry.tables import model
+from modelfleet.serving.pipelines.tables import is_pipeline, users_of
 
 FULL = 10_000
 """Weights and shadow fractions are basis points."""
@@ -100,6 +101,8 @@ class EndpointService:
         authorize(actor, Action.ROLLOUT, resource)
         if self._find(connection, endpoint.c.name == name):
             raise Conflict(f"There is already an endpoint {name}.")
+        if is_pipeline(connection, name):
+            raise Conflict(f"There is already a pipeline {name}.")
         connection.execute(
             sa.insert(endpoint).values(
                 id=new_id(),
@@ -135,6 +138,8 @@ class EndpointService:
             found = self.find(connection, name)
             resource = Resource("endpoint", name, found.owner_team)
             authorize(actor, Action.DELETE, resource)
+            if users := users_of(connection, found.name):
+                raise Referenced(f"The pipeline {users[0]} calls the endpoint {found.name}.")
             _let_go(connection, found)
             connection.execute(sa.delete(route).where(route.c.endpoint_id == found.id))
             connection.execute(sa.delete(endpoint).where(endpoint.c.id == found.id))

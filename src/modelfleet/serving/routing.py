@@ -63,8 +63,14 @@ def plan(
     sockets: Mapping[str, tuple[str, ...]],
     revoked: tuple[str, ...],
     before: GatewayConfig,
+    *,
+    pins: Mapping[str, Sequence[str]] | None = None,
+    others: Sequence[EndpointRoutes] = (),
 ) -> Plan:
     """`versions` by id; `homes`: the pool where each version (by index) should be.
+
+    pins: ids of versions to be reachable by pin, by endpoint, once they are resident. others:
+    routes that are planned elsewhere (pipelines).
 
     The revision grows by one if anything differs from `before`.
     """
@@ -75,10 +81,12 @@ def plan(
     for endpoint in endpoints:
         routes = _routes(endpoint, versions, homes, residency, routed)
         if routes is not None:
-            made.append(routes)
+            wanted = [versions[v] for v in (pins or {}).get(endpoint.name, ()) if v in versions]
+            made.append(_with_pins(routes, wanted, homes, residency, routed))
             applied[endpoint.id] = endpoint.revision
         elif endpoint.name in known:
             made.append(known[endpoint.name])
+    made += others
     used = {t.pool for one in made for t in one.targets} | {
         s.pool for one in made for s in one.shadows
     }
@@ -110,6 +118,24 @@ def _routes(
     return EndpointRoutes(
         endpoint.name, tuple(targets), tuple(shadows), timeout_ms=endpoint.timeout_ms
     )
+
+
+def _with_pins(
+    routes: EndpointRoutes,
+    wanted: Sequence[Version],
+    homes: Mapping[int, str],
+    residency: Residency,
+    routed: Mapping[int, str],
+) -> EndpointRoutes:
+    """A version that is not resident holds nothing up."""
+    have = {target.version_index for target in routes.targets}
+    added = [
+        Target(version.index, version.version, version.sequence, pool, 0)
+        for version in wanted
+        if version.index not in have
+        and (pool := _pool(version.index, homes, residency, routed)) is not None
+    ]
+    return replace(routes, targets=(*routes.targets, *added))
 
 
 def _pool(

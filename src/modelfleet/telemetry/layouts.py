@@ -131,9 +131,13 @@ def _score_reader(bundle: spec.BundleSpec) -> ScoreReader | None:
 class Versions:
     """All versions ever seen, by index."""
 
-    def __init__(self, desired_folder: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, desired_folder: Path, connection: sqlite3.Connection, also: Path | None = None
+    ) -> None:
+        """also: a further pool's file, of what is served by the platform itself."""
         self._folder = desired_folder
-        self._seen_mtime = -1
+        self._also = also
+        self._seen_mtime = (-1, -1)
         self._known: dict[int, tuple[str, str, str]] = {
             index: (model, version, path)
             for index, model, version, path in connection.execute(
@@ -147,17 +151,18 @@ class Versions:
     def refresh(self) -> None:
         """Read the desired pools again if one of them was replaced."""
         try:
-            mtime = self._folder.stat().st_mtime_ns
+            mtime = (self._folder.stat().st_mtime_ns, _mtime(self._also))
         except FileNotFoundError:
             return
         if mtime == self._seen_mtime:
             return
         self._seen_mtime = mtime
-        for path in sorted(self._folder.glob("*.json")):
+        also = [self._also] if self._also is not None and mtime[1] else []
+        for path in [*sorted(self._folder.glob("*.json")), *also]:
             try:
                 pool = desired.load(path)
             except (OSError, msgspec.DecodeError):
-                self._seen_mtime = -1  # look again at the next refresh
+                self._seen_mtime = (-1, -1)  # look again at the next refresh
                 continue
             for version in pool.versions:
                 self._learn(version.index, (version.model, version.version, version.path))
@@ -204,3 +209,11 @@ class Versions:
                     (layout.digest, profile.encode(layout.profile)),
                 )
         self._unsaved = set()
+
+
+def _mtime(path: Path | None) -> int:
+    """In nanoseconds; 0 if there is no such file."""
+    try:
+        return path.stat().st_mtime_ns if path is not None else 0
+    except FileNotFoundError:
+        return 0

@@ -57,6 +57,14 @@ def test_only_inference_is_mirrored() -> None:
     assert '"numerator":2500' in text
 
 
+def test_the_503_of_a_pipeline_is_its_answer() -> None:
+    plain = routes.render(GatewayConfig(1, (endpoint("m", 10_000),)), "s")
+    final = routes.render(GatewayConfig(1, (endpoint("m", 10_000, retries_503=False),)), "s")
+    never = '"retriable_status_codes": [599]'
+    assert json.dumps(plain).count(never) == 0
+    assert never in json.dumps(final)
+
+
 def test_only_the_connection_itself_ejects_a_worker() -> None:
     detection = pool_cluster(PoolAddress("p", ("/s",)))["outlier_detection"]
     assert detection["enforcing_consecutive_5xx"] == 0  # type: ignore[index]

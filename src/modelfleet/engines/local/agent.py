@@ -84,9 +84,9 @@ class Agent:
     def _take_over(self) -> None:
         before = read_observed(self._files.observed)
         for child in self._children:
-            if child.adopt():
-                if (known := before.processes.get(child.spec.name)) is not None:
-                    child.restarts = known.restarts
+            known = before.processes.get(child.spec.name)
+            if child.adopt() and known is not None:
+                child.restarts = known.restarts
             child.start()
         if self._kit is None:
             return

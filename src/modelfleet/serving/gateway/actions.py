@@ -11,6 +11,8 @@ GATEWAY_SECRET = "x-mf-gateway"
 _OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
 _ABSENT = "ADD_IF_ABSENT"
 _FEEDBACK_TIMEOUT = "10s"
+_NEVER = 599
+"""a status that nobody answers with"""
 
 
 def pinned(endpoint: EndpointRoutes, target: Target, scope: dict[str, object]) -> dict[str, object]:
@@ -100,6 +102,8 @@ def _patience(endpoint: EndpointRoutes) -> dict[str, object]:
     if endpoint.per_try_timeout_ms is not None:
         per_try = _seconds(endpoint.per_try_timeout_ms)
         found["retry_policy"] = {**retries(), "per_try_timeout": per_try}
+    elif not endpoint.retries_503:
+        found["retry_policy"] = {**retries(), "retriable_status_codes": [_NEVER]}
     return found
 
 

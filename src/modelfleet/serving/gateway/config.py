@@ -47,6 +47,8 @@ class EndpointRoutes:
     timeout_ms: int = 30_000
     per_try_timeout_ms: int | None = None
     """mends hangs of a worker: after it, another replica is asked"""
+    retries_503: bool = True
+    """a pipeline's 503 is its answer: another replica has no other models to ask"""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
