@@ -57,6 +57,7 @@ class Fleet:
     jobs: LocalJobRunner
     reconciler: Reconciler
     converters: Converters
+    prepare: PrepareService
 
 
 def build(settings: Settings) -> Fleet:
@@ -109,6 +110,7 @@ def build(settings: Settings) -> Fleet:
         jobs=jobs,
         reconciler=reconciler,
         converters=converters,
+        prepare=prepare,
     )
 
 
