@@ -136,6 +136,14 @@ def tensorflow(folder: Path) -> None:
     keep(folder, "shout", {"text": texts}, {"loud": np.char.upper(texts), "length": [1, 5, 3]})
 
 
+def needed(*names: str) -> list[str]:
+    """As MLflow records it: at the installed version, and its own whole self."""
+    from importlib.metadata import version
+
+    installed = {"mlflow": "mlflow-skinny"}
+    return [f"{name}=={version(installed.get(name, name))}" for name in names]
+
+
 def mlflow(folder: Path) -> None:
     import mlflow
     import mlflow.sklearn
@@ -147,7 +155,11 @@ def mlflow(folder: Path) -> None:
     model = LogisticRegression().fit(frame, (frame.a > 0).astype(int))
     signature = infer_signature(frame, model.predict(frame))
     mlflow.sklearn.save_model(
-        model, folder / "linear", signature=signature, input_example=frame[:5]
+        model,
+        folder / "linear",
+        signature=signature,
+        input_example=frame[:5],
+        pip_requirements=needed("mlflow", "scikit-learn", "pandas", "skops"),
     )
     given = {name: frame[name].to_numpy() for name in frame}
     keep(folder, "linear", given, {"prediction": model.predict(frame)})
@@ -156,10 +168,41 @@ def mlflow(folder: Path) -> None:
         def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
             return model_input.sum(axis=1)
 
-    sums = infer_signature(frame, frame.sum(axis=1))
-    mlflow.pyfunc.save_model(folder / "sums", python_model=Sums(), signature=sums)
+    mlflow.pyfunc.save_model(
+        folder / "sums",
+        python_model=Sums(),
+        signature=infer_signature(frame, frame.sum(axis=1)),
+        pip_requirements=[*needed("mlflow", "cloudpickle", "numpy"), "pytest", "psutil"],
+    )
     keep(folder, "sums", given, {"prediction": frame.sum(axis=1).to_numpy()})
     mlflow.pyfunc.save_model(folder / "unsigned", python_model=Sums(), pip_requirements=["mlflow"])
+
+
+def live_torch(folder: Path) -> None:
+    """Registered by the process that trained it."""
+    import torch
+
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh())
+    with torch.inference_mode():
+        keep(folder, "live-torch", {"input": X}, {"output": net(torch.from_numpy(X).float())})
+    net.train()
+    register(net, "live-torch")
+    assert net.training
+
+
+def live_catboost(folder: Path) -> None:
+    from catboost import CatBoostRegressor
+
+    model = CatBoostRegressor(iterations=5, verbose=0, allow_writing_files=False).fit(X, X[:, 0])
+    keep(folder, "live-catboost", {"x": X}, {"prediction": model.predict(X)})
+    register(model, "live-catboost")
+
+
+def register(model: object, name: str) -> None:
+    from modelfleet.client import Client
+
+    with Client() as client:
+        client.register(model, X, reference=X, name=name, team="e2e", wait=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from running import SETTINGS, Platform, say
 
+import modelfleet
 from modelfleet.client.errors import ClientError
 
 pytestmark = [
@@ -53,6 +54,22 @@ def platform(wheels: Path) -> Iterator[Platform]:
         made.end()
 
 
+def run_maker(what: str, folder: Path, packages: list[str], **environment: str) -> None:
+    """A function of `makers.py`, in an environment with these packages."""
+    uv = str(Path(sys.executable).parent / "uv")
+    wanted = [part for one in packages for part in ("--with", one)]
+    run = (uv, "run", "--quiet", "--no-project", "--isolated", "--python", "3.11", *wanted)
+    done = subprocess.run(
+        [*run, "python", str(Path(__file__).with_name("makers.py")), what, str(folder)],
+        timeout=600,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.fixture(scope="module")
 def made(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The folder with what a framework's maker made."""
@@ -61,18 +78,7 @@ def made(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     def make(what: str) -> Path:
         if what not in folders:
             folders[what] = tmp_path_factory.mktemp(what)
-            uv = str(Path(sys.executable).parent / "uv")
-            packages = [part for one in PACKAGES[what] for part in ("--with", one)]
-            script = str(Path(__file__).with_name("makers.py"))
-            run = (uv, "run", "--quiet", "--no-project", "--isolated", "--python", "3.11")
-            subprocess.run(
-                [*run, *packages, "python", script, what, str(folders[what])],
-                check=True,
-                timeout=600,
-                capture_output=True,
-                env={**os.environ, "UV_FIND_LINKS": str(wheels), "TF_CPP_MIN_LOG_LEVEL": "3"},
-                cwd=folders[what],
-            )
+            run_maker(what, folders[what], PACKAGES[what], UV_FIND_LINKS=str(wheels))
         return folders[what]
 
     return make
@@ -186,6 +192,25 @@ def rows(folder: Path) -> None:
     (folder / "towns.json").write_text(json.dumps(towns))
     lines = ["a,b,c", *(",".join(map(str, row[:3])) for row in X[:6])]
     (folder / "abc.csv").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("what", ["torch", "catboost"])
+def test_an_object_from_the_process_that_trained_it(
+    platform: Platform, wheels: Path, tmp_path: Path, what: str
+) -> None:
+    source = str(Path(modelfleet.__file__).parents[1])
+    packages = [PACKAGES[what][0], "httpx2", "click", "msgspec", "numpy"]
+    run_maker(
+        f"live_{what}",
+        tmp_path,
+        packages,
+        PYTHONPATH=source,
+        UV_FIND_LINKS=str(wheels),
+        MODELFLEET_HOME=str(platform.home),
+    )
+    found: Any = platform.client.api.get(f"/v1/models/live-{what}/versions/latest")
+    assert found["version"]["serving"] == "compiled", found["gates"]
+    agrees(platform, tmp_path, f"live-{what}", f"live-{what}")
 
 
 def test_frameworks_that_are_here_from_their_files(platform: Platform, tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def _answer(line: bytes, tell: Callable[[bytes], None] = lambda said: None) -> b
         _work(order, writer)
     os.close(writer)
     try:
-        content = _read(reader, order.timeout_s, tell)
+        converts = runtime in graphs.NEEDS
+        content = _read(reader, order.timeout_s, tell if converts else lambda said: None)
     finally:
         os.close(reader)
     if content is None:

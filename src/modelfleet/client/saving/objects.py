@@ -54,6 +54,8 @@ def save(
     from modelfleet_worker.wire import profile, signature, spec
 
     inputs = tensors(example)
+    if set(inputs) == {"x"} and inputs["x"].ndim > 2:
+        raise TypeError("An example of this model is a matrix or a mapping of columns.")
     golden = {name: array[:EXAMPLE_ROWS] for name, array in inputs.items()}
     kind = _kind(model)
     outputs, options = _outputs(model, kind, golden)
