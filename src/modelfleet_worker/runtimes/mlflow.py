@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -99,7 +100,7 @@ def _refuse_conda(folder: Path) -> None:
         return
     listed = (framework("yaml").safe_load(path.read_text("utf-8")) or {}).get("dependencies", [])
     names = [one for one in listed if isinstance(one, str)]
-    foreign = [one for one in names if not one.startswith(("python", "pip"))]
+    foreign = [one for one in names if re.split(r"[<>=! ]", one)[0] not in ("python", "pip")]
     if foreign:
         raise LoadError(f"it needs the conda packages {foreign}; only pip's can be installed here")
 

@@ -112,7 +112,16 @@ def _uv_run(draft: Draft, requirements: Sequence[str]) -> list[str]:
     uv = str(beside) if beside.exists() else shutil.which("uv")
     if uv is None:
         raise ClientError("uv is needed to read this model: pip install 'modelfleet[standard]'.")
-    python = sys.executable if draft.python == own_python() else draft.python
+    python = sys.executable
+    if draft.python != own_python():
+        python = draft.python
+        find = [uv, "python", "find", "--quiet", "--no-project", "--system", python]
+        if subprocess.run(find, capture_output=True, check=False).returncode != 0:
+            raise ClientError(
+                f"Python {python}, which this model asks for, is not installed on this "
+                f"machine. Install it (uv python install {python}), or try another: "
+                f"python={own_python()!r}, --python {own_python()}."
+            )
     return [
         *(uv, "run", "--no-project", "--isolated", "--python", python),
         *("--with-requirements", str(file), "--"),
