@@ -176,3 +176,5 @@ def test_reasons_are_for_people() -> None:
     short = converter._short(said, "/tmp/work/bundle")
     assert short.startswith("failed in model.onnx: node xx")
     assert len(short) < 450
+    said = "Error No Op registered for StringLength with domain_version of 15"
+    assert converter._short(said, "/tmp/o") == "ONNX has no operator for its StringLength"

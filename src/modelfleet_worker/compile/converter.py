@@ -164,6 +164,9 @@ def _result(order: Order, writer: int) -> Answer:
 
 def _short(reason: str, out: str) -> str:
     """What people read: no colours, no temporary paths, not the whole graph."""
+    unknown = re.search(r"No Op registered for (\w+)", reason)
+    if unknown:
+        return f"ONNX has no operator for its {unknown[1]}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", reason)
     text = re.sub(re.escape(str(Path(out).parent)) + r"\S*/", "", text)
     text = " ".join(text.split())
