@@ -184,7 +184,8 @@ def live_torch(folder: Path) -> None:
 
     net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh())
     with torch.inference_mode():
-        keep(folder, "live-torch", {"input": X}, {"output": net(torch.from_numpy(X).float())})
+        x = torch.from_numpy(X.astype(np.float32))
+        keep(folder, "live-torch", {"input": x}, {"output": net(x)})
     net.train()
     register(net, "live-torch")
     assert net.training
