@@ -62,6 +62,7 @@ class Fleet:
     jobs: LocalJobRunner
     reconciler: Reconciler
     converters: Converters
+    prepare: PrepareService
 
 
 def build(settings: Settings) -> Fleet:
@@ -136,6 +137,7 @@ def build(settings: Settings) -> Fleet:
         jobs=jobs,
         reconciler=reconciler,
         converters=converters,
+        prepare=prepare,
     )
 
 

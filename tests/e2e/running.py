@@ -120,14 +120,14 @@ class Platform:
             self._up.wait(10)
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of the command line, for this home."""
+    def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """A command of the command line, for this home. timeout: in seconds."""
         return subprocess.run(
             [*self.command, *arguments, "--home", str(self.home)],
             capture_output=True,
             text=True,
             env=self.environment,
-            timeout=120,
+            timeout=timeout,
         )
 
     def ports(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from modelfleet.registry import BundleStore, Environment, Version
 from modelfleet.registry.bundles import Entry, manifest
 from modelfleet.serving.compile import Conversion, Converters, Parity, Speed
 from modelfleet.serving.environments import EnvironmentBuilder
+from modelfleet.serving.progress import Progress, Report
 from modelfleet.wiring import Fleet
 from people import ADMIN
 
@@ -38,19 +39,22 @@ class Fakes:
     calls: int = 0
     built: list[str] = field(default_factory=list)
 
-    def resolve(self, requirements: list[str], python: str) -> Environment:
+    def resolve(self, requirements: list[str], python: str, report: Report) -> Environment:
+        report(Progress("resolving", 0, len(requirements)))
         if not self.resolvable:
             raise InvalidInput("The environment can't be made: no such package.")
         return Environment("e" * 64, python, "linux-x86_64", "\n".join(requirements))
 
-    def converter_python(self, environment: Environment) -> Path:
+    def converter_python(self, environment: Environment, runtime: str, report: Report) -> Path:
+        assert runtime == "sklearn"
         return Path("/convert/python")
 
-    def python(self, environment: Environment) -> Path:
+    def python(self, environment: Environment, report: Report) -> Path:
         self.built.append(environment.digest)
         return Path("/env/python")
 
-    def convert(self, environment: str, python: Path, bundle: Path, out: Path) -> Conversion:
+    def convert(self, python: Path, bundle: Path, out: Path, report: Report) -> Conversion:
+        report(Progress("compiling"))
         assert (bundle / "manifest.json").exists()
         self.calls += 1
         return self.answer(out)
@@ -237,3 +241,29 @@ def test_trouble_of_ours_is_tried_again_before_it_is_failed(
     service.give_up({"version_id": made.id}, "too late")
     assert fleet.registry.get_version(ADMIN, "churn", "1").status == "ready"
     service.prepare({"version_id": "deleted meanwhile"})
+
+
+def test_progress_is_told_while_it_is_made_and_not_after(
+    fleet: Fleet, registrar: Registrar
+) -> None:
+    registrar.model()
+    made = registrar.version()
+    heard: list[Progress | None] = []
+
+    def look(out: Path) -> Conversion:
+        heard.append(service.progress(made.id))
+        return compiled(out)
+
+    fakes = Fakes(look)
+    service = PrepareService(
+        fleet.layout,
+        fleet.database,
+        fleet.registry,
+        BundleStore(fleet.layout, FolderBlobStore(fleet.layout.blobs)),
+        cast(EnvironmentBuilder, fakes),
+        cast(Converters, fakes),
+    )
+    assert service.progress(made.id) is None
+    service.prepare({"version_id": made.id})
+    assert heard == [Progress("compiling")]
+    assert service.progress(made.id) is None

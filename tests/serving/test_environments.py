@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,8 @@ import pytest
 from modelfleet.core.errors import InvalidInput
 from modelfleet.core.layout import Layout
 from modelfleet.serving import environments
-from modelfleet.serving.environments import EnvironmentBuilder, own_python
+from modelfleet.serving.environments import EnvironmentBuilder, own_python, pins, reason_of
+from modelfleet.serving.progress import Progress
 
 
 class Uv:
@@ -21,10 +22,15 @@ class Uv:
         self.failing = False
         monkeypatch.setattr(EnvironmentBuilder, "_uv", self)
 
-    def __call__(self, arguments: Sequence[str], text: str = "") -> str:
+    def __call__(
+        self, arguments: Sequence[str], text: str = "", heard: Callable[[str], None] | None = None
+    ) -> str:
         self.calls.append((list(arguments), text))
         if self.failing:
             raise InvalidInput("no such package")
+        if heard is not None:
+            for line in ("Downloading six (1.0MiB)", " Downloaded six", "Prepared 1 package in 1s"):
+                heard(line)
         if arguments[0] == "venv":
             (Path(arguments[-1]) / "bin").mkdir(parents=True)
             (Path(arguments[-1]) / "bin" / "python").touch()
@@ -44,7 +50,7 @@ def builder(tmp_path: Path) -> EnvironmentBuilder:
 def test_order_and_repetition_make_no_difference(builder: EnvironmentBuilder, uv: Uv) -> None:
     one = builder.resolve(["scikit-learn==1.7.0", "joblib"], "3.11")
     assert builder.resolve(["joblib", "scikit-learn==1.7.0", "joblib"], "3.11") == one
-    assert len(uv.calls) == 1
+    assert len([call for call in uv.calls if call[0][:2] == ["pip", "compile"]]) == 1
     assert (
         EnvironmentBuilder(Layout(Path("/other")))
         .resolve(("joblib", "scikit-learn==1.7.0"), "3.11")
@@ -140,3 +146,73 @@ def test_uv_really_resolves(builder: EnvironmentBuilder) -> None:
 
 def test_uv_is_at_hand() -> None:
     assert Path(environments._uv_binary()).exists()
+
+
+def test_building_tells_how_far_it_is(builder: EnvironmentBuilder, uv: Uv) -> None:
+    heard: list[Progress] = []
+    environment = builder.resolve(["six"], own_python(), heard.append)
+    builder.python(environment, heard.append)
+    count = len(pins(environment.lock))
+    assert heard == [
+        Progress("resolving", 0, 5),
+        Progress("installing", 0, count),
+        Progress("downloading", 0, 1, "six"),
+        Progress("downloading", 1, 1, "six"),
+        Progress("installing", 0, count),
+    ]
+
+
+def test_a_patch_of_python_makes_no_difference(builder: EnvironmentBuilder, uv: Uv) -> None:
+    one = builder.resolve(["six"], own_python())
+    assert builder.resolve(["six"], f"{own_python()}.1") == one
+    assert one.python == own_python()
+
+
+def test_a_python_that_is_not_installed_is_refused(builder: EnvironmentBuilder, uv: Uv) -> None:
+    uv.failing = True
+    with pytest.raises(InvalidInput, match=r"Python 3\.6 is not installed on this machine"):
+        builder.resolve(["six"], "3.6")
+
+
+def test_converters_are_installed_where_there_are_some(builder: EnvironmentBuilder, uv: Uv) -> None:
+    environment = builder.resolve(["six"], own_python())
+    plain = builder.python(environment)
+    assert builder.converter_python(environment, "python") == plain
+    trees = builder.converter_python(environment, "sklearn")
+    assert builder.converter_python(environment, "xgboost") == trees
+    networks = builder.converter_python(environment, "torch")
+    assert len({plain, trees, networks}) == 3
+    wanted = [text for arguments, text in uv.calls if arguments[:2] == ["pip", "compile"]]
+    assert "skl2onnx" in wanted[1]
+    assert "onnxscript" in wanted[2]
+    assert "six==1" in wanted[2].splitlines()  # what the model has stays as it is
+
+
+def test_a_model_whose_packages_exclude_the_converters_is_checked_without_them(
+    builder: EnvironmentBuilder, uv: Uv
+) -> None:
+    environment = builder.resolve(["six"], own_python())
+    plain = builder.python(environment)
+    uv.failing = True
+    assert builder.converter_python(environment, "sklearn") == plain
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "error: No solution found when resolving dependencies\n"
+            "  cause: Because there is no version of six==99 and you require six==99, we can "
+            "conclude that your requirements are unsatisfiable.",
+            "Because there is no version of six==99 and you require six==99",
+        ),
+        ("warning: `x` is yanked\nerror: Failed to fetch: `x`", "Failed to fetch: `x`"),
+        (
+            "  × Failed to build `x==1`\n  ├─▶ The build failed",
+            "Failed to build `x==1` The build failed",
+        ),
+        ("", "uv gave no reason."),
+    ],
+)
+def test_reasons_are_short(said: str, reason: str) -> None:
+    assert reason_of(said.splitlines()) == reason

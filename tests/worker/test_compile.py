@@ -20,6 +20,7 @@ from modelfleet_worker.compile.trial import Parity, Side, Speed
 from modelfleet_worker.runtimes.base import Tensors
 from modelfleet_worker.wire.signature import Array, infer
 from modelfleet_worker.wire.spec import BundleSpec
+from modelfleet_worker.wire.vocabulary import RUNTIMES
 
 ROWS = 10
 CLASSIFIER = BundleSpec(
@@ -145,7 +146,7 @@ def test_the_converter_outlives_what_it_cannot_convert(
         (b'{"bundle":"/nowhere","digest":"d","out":"o"}', "bundle.json"),
         (
             json.dumps({"bundle": str(python), "digest": digest, "out": str(tmp_path / "o")}),
-            "runtime 'python'",
+            "Python objects are not converted",
         ),
     ]
     assert process.stdin is not None
@@ -157,3 +158,23 @@ def test_the_converter_outlives_what_it_cannot_convert(
         assert answer["converted"] is False
         assert any(part in answer["reason"] for part in reason.split("|")), answer
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("runtime", ["python", "onnx", "mlflow", "something"])
+def test_what_no_converter_takes_is_refused(runtime: str) -> None:
+    with pytest.raises(graphs.NotConvertible, match=r"not converted|ONNX graph already"):
+        graphs.warm(runtime)
+
+
+def test_every_convertible_runtime_has_its_converters_and_the_other_way_round() -> None:
+    assert {name for name, one in RUNTIMES.items() if one.converters} == set(graphs.NEEDS)
+    assert {name for name, one in RUNTIMES.items() if not one.converters} == set(graphs.UNCONVERTED)
+
+
+def test_reasons_are_for_people() -> None:
+    said = "\x1b[96mfailed\x1b[0m in /tmp/work/.b.12/files/model.onnx:\n\n  node " + "x" * 900
+    short = converter._short(said, "/tmp/work/bundle")
+    assert short.startswith("failed in model.onnx: node xx")
+    assert len(short) < 450
+    said = "Error No Op registered for StringLength with domain_version of 15"
+    assert converter._short(said, "/tmp/o") == "ONNX has no operator for its StringLength"

@@ -16,6 +16,7 @@ from modelfleet.core.authorization import Action, Resource, authorize_somewhere
 from modelfleet.gates import GateRun, list_runs
 from modelfleet.lineage import Edge, Node
 from modelfleet.registry import Entry, Model, NewVersion, Run, Variant, Version
+from modelfleet.serving.progress import Progress
 
 router = APIRouter(prefix="/v1", tags=["registry"])
 
@@ -69,6 +70,8 @@ class AliasBody(Body):
 
 class VersionDetails(BaseModel):
     version: Version
+    progress: Progress | None = None
+    """of a pending version that is being prepared"""
     variants: list[Variant]
     gates: list[GateRun]
     files: list[EntryBody]
@@ -143,6 +146,7 @@ def get_version(fleet: FleetDep, caller: Caller, name: str, version: str) -> Ver
     found = fleet.registry.get_version(caller, name, version)
     return VersionDetails(
         version=found,
+        progress=fleet.prepare.progress(found.id) if found.status == "pending" else None,
         variants=fleet.registry.variants([found.id]).get(found.id, []),
         gates=list_runs(fleet.database, found.id),
         files=[

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from modelfleet.cli.base import client, connected, show
+from modelfleet.client.waiting import Progress
 
 _ISOLATION = click.Choice(["shared", "team", "model"])
 _ISOLATION_HELP = "With whom it may share a process: anybody, its team's models, nobody."
@@ -139,38 +142,98 @@ def show_version(
         show(found, True)
         return
     show(found["version"], False, {**_VERSION, "reason": lambda v: v["reason"]})
+    if found["progress"] is not None:
+        click.echo(f"{'progress':<9}  {msgspec.convert(found['progress'], Progress)}")
     click.echo()
     gate = {k: (lambda row, k=k: row[k]) for k in ("gate", "verdict", "sentence")}
     show(found["gates"], False, gate)
 
 
+def _arguments(
+    _ctx: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """KEY=VALUE with a JSON value; what is no JSON is text."""
+    found: dict[str, Any] = {}
+    for key, text in _pairs(_ctx, _parameter, given).items():
+        try:
+            found[key] = json.loads(text)
+        except ValueError:
+            found[key] = text
+    return found
+
+
+_FILE = click.Path(exists=True, path_type=Path)
+
+
 @versions.command("register")
-@click.argument("model")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("path", type=_FILE)
+@click.option("--name", required=True, help="The model that it is a version of.")
+@click.option("--team", help="Creates the model, owned by this team, if it is new.")
+@click.option("--kind", help="What PATH holds, if that can't be told: sklearn, python, ...")
+@click.option("--example", type=_FILE, help="Rows of its inputs: .npy, .npz, .json or .csv.")
+@click.option("--reference", type=_FILE, help="Training rows to compare production with.")
+@click.option("--source", type=_FILE, help="Python file with the class of a state dict's module.")
+@click.option("--class", "class_name", help="The name of that class.")
+@click.option(
+    "--argument",
+    "arguments",
+    multiple=True,
+    callback=_arguments,
+    help="KEY=VALUE for its constructor, repeatable.",
+)
 @click.option("--version", help="Semantic version; proposed from what changed if not given.")
 @click.option("--requirement", "requirements", multiple=True, help="Of its environment.")
-@click.option("--python", default="3.11", help="Python version of its environment.")
+@click.option("--python", help="Python version of its environment.")
 @click.option("--wait", is_flag=True, help="Until it was checked and compiled.")
 @connected
 def register(
-    model: str,
-    folder: Path,
-    version: str | None,
+    path: Path,
+    name: str,
+    team: str | None,
+    example: Path | None,
+    reference: Path | None,
     requirements: tuple[str, ...],
-    python: str,
+    python: str | None,
+    version: str | None,
     wait: bool,
     home: Path | None,
     url: str | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
-    """Register a bundle FOLDER (bundle.json, the artifact, example.json) as a new version."""
+    """Register the model at PATH as a new version.
+
+    PATH is a model as its framework saved it, a folder in MLflow's format, or a bundle
+    (bundle.json, the artifact, example.json); see docs/frameworks.md.
+    """
+    from modelfleet.client.saving import detect, own_python, read_rows
+
     with client(home, url) as connection:
-        made = connection.register_folder(
-            model, folder, requirements=requirements, python=python, version=version
-        )
+        if given["kind"] is None and detect(path) == "bundle":
+            if team is not None:
+                connection.ensure_model(name, team=team)
+            made = connection.register_folder(
+                name,
+                path,
+                requirements=requirements,
+                python=python or own_python(),
+                version=version,
+            )
+        else:
+            made = connection.register(
+                path,
+                None if example is None else read_rows(example),
+                reference=None if reference is None else read_rows(reference),
+                name=name,
+                team=team,
+                requirements=requirements or None,
+                python=python,
+                version=version,
+                **given,
+            )
         if wait:
-            connection.wait_until_ready(model, made.version)
-        found: Any = connection.api.get(f"/v1/models/{model}/versions/{made.version}")
+            connection.wait_until_ready(name, made.version)
+        found: Any = connection.api.get(f"/v1/models/{name}/versions/{made.version}")
     show(found["version"], as_json, _VERSION)
 
 

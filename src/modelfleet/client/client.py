@@ -15,7 +15,16 @@ import msgspec
 
 from modelfleet.client.errors import ApiError, ClientError, Unreachable
 from modelfleet.client.transport import Json, Transport, home_folder, key_of, ports_of
-from modelfleet.client.types import Alert, Endpoint, Model, Pipeline, Rollout, Version
+from modelfleet.client.types import (
+    Alert,
+    Endpoint,
+    Model,
+    Pipeline,
+    Rollout,
+    Version,
+    VersionState,
+)
+from modelfleet.client.waiting import Line
 
 _T = TypeVar("_T")
 
@@ -111,7 +120,7 @@ class Client:
     def register(
         self,
         model: object,
-        example: object,
+        example: object = None,
         *,
         name: str,
         team: str | None = None,
@@ -120,6 +129,11 @@ class Client:
         reference: object | None = None,
         requirements: Sequence[str] | None = None,
         refuse_missing: bool | None = None,
+        python: str | None = None,
+        kind: str | None = None,
+        source: Path | str | None = None,
+        class_name: str | None = None,
+        arguments: Mapping[str, object] | None = None,
         metrics: Mapping[str, float] | None = None,
         parameters: Mapping[str, str] | None = None,
         dataset: str = "",
@@ -132,14 +146,34 @@ class Client:
     ) -> Version:
         """Save a trained model and register it as a new version.
 
-        model: a scikit-learn, LightGBM or XGBoost estimator, or any object with
-        `predict(dict of arrays) -> dict of arrays`. example, reference and refuse_missing: see
-        `save`. team:
-        creates the model if it is new, with `business_function`, `criticality`, `description`.
-        wait: until it was checked and compiled.
+        model: an estimator or network of a known framework, any object with
+        `predict(dict of arrays) -> dict of arrays`, or the path of a saved model (see
+        docs/frameworks.md). example, reference, requirements, refuse_missing, kind, source,
+        class_name, arguments: see `saving.save`. team: creates the model if it is new, with
+        `business_function`, `criticality`, `description`. wait: until it was checked and
+        compiled; on a terminal, what is being done is shown meanwhile.
         """
-        from modelfleet.client.saving import own_python, save
+        from modelfleet.client.saving import save
 
+        with (
+            tempfile.TemporaryDirectory(prefix="modelfleet-save-") as work,
+            Line(name) as line,
+        ):
+            saved = save(
+                model,
+                example,
+                features=features,
+                reference=reference,
+                requirements=requirements,
+                python=python,
+                refuse_missing=refuse_missing,
+                kind=kind,
+                source=source,
+                class_name=class_name,
+                arguments=arguments,
+                tell=line.say,
+                work=Path(work),
+            )
         if team is not None:
             self.ensure_model(
                 name,
@@ -148,21 +182,11 @@ class Client:
                 criticality=criticality,
                 description=description,
             )
-        with tempfile.TemporaryDirectory(prefix="modelfleet-save-") as work:
-            saved = save(
-                model,
-                example,
-                features=features,
-                reference=reference,
-                requirements=requirements,
-                refuse_missing=refuse_missing,
-                work=Path(work),
-            )
         return self.register_files(
             name,
             saved.files,
             requirements=saved.requirements,
-            python=own_python(),
+            python=saved.python,
             version=version,
             metrics=metrics,
             parameters=parameters,
@@ -260,18 +284,24 @@ class Client:
                 raise
             self.api.call("PUT", f"/v1/blobs/{sha256}", content=content)
 
-    def wait_until_ready(self, model: str, version: str, timeout: float = 600.0) -> Version:
+    def wait_until_ready(self, model: str, version: str, timeout: float = 1800.0) -> Version:
         """Raises `ClientError` with the reason if the version turns out unfit to serve."""
         end = time.monotonic() + timeout
-        while True:
-            found = self.version(model, version)
-            if found.status == "ready":
-                return found
-            if found.status == "failed":
-                raise ClientError(f"{model}@{found.version} can't be served: {found.reason}")
-            if time.monotonic() > end:
-                raise ClientError(f"{model}@{found.version} is not ready after {timeout:g} s.")
-            time.sleep(0.25)
+        with Line(f"{model}@{version}") as line:
+            while True:
+                said = _as(VersionState, self.api.get(f"/v1/models/{model}/versions/{version}"))
+                found = said.version
+                if found.status == "ready":
+                    return found
+                if found.status == "failed":
+                    raise ClientError(f"{model}@{found.version} can't be served: {found.reason}")
+                if time.monotonic() > end:
+                    raise ClientError(
+                        f"{model}@{found.version} is not ready after {timeout:g} s. It goes on: "
+                        f"modelfleet versions show {model} {found.version}"
+                    )
+                line.say(str(said.progress or "waiting for its turn"))
+                time.sleep(0.25)
 
     # Serving -----------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from modelfleet.client.waiting import Progress
+
 
 class Model(msgspec.Struct, frozen=True):
     name: str
@@ -30,6 +32,13 @@ class Version(msgspec.Struct, frozen=True):
     aliases: list[str]
     created_by: str
     created_at: str
+
+
+class VersionState(msgspec.Struct, frozen=True):
+    """A version, and how far its preparation is while it is pending."""
+
+    version: Version
+    progress: Progress | None = None
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.registry import BundleStore, Entry, Environment, RegistryService, Variant, Version
 from modelfleet.serving.compile import Conversion, Converters
 from modelfleet.serving.environments import EnvironmentBuilder
+from modelfleet.serving.progress import Progress
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +46,11 @@ class PrepareService:
         self._bundles = bundles
         self._environments = environments
         self._converters = converters
+        self._progress: dict[str, Progress] = {}
+
+    def progress(self, version_id: str) -> Progress | None:
+        """How far the preparation of a pending version is; None if it has not begun."""
+        return self._progress.get(version_id)
 
     def prepare(self, arguments: Mapping[str, object]) -> None:
         """Handler of the job; running it again gives the same end."""
@@ -55,6 +62,8 @@ class PrepareService:
                 self._prepare(version)
             except InvalidInput as error:
                 self._fail(version, "environment", error.message)
+            finally:
+                self._progress.pop(version.id, None)
 
     def give_up(self, arguments: Mapping[str, object], reason: str) -> None:
         """The job failed for good: say so at the version."""
@@ -65,21 +74,20 @@ class PrepareService:
     def _prepare(self, version: Version) -> None:
         wanted = version.requested_environment
         requirements = msgspec.convert(wanted["requirements"], list[str])
-        environment = self._environments.resolve(requirements, str(wanted["python"]))
-        python = self._environments.converter_python(environment)
+        report = partial(self._progress.__setitem__, version.id)
+        environment = self._environments.resolve(requirements, str(wanted["python"]), report)
+        python = self._environments.converter_python(environment, version.info.runtime, report)
         entries = self._registry.entries(version.bundle_digest)
         folder = self._bundles.materialise(entries)
         out = Path(tempfile.mkdtemp(prefix="modelfleet-compile-"))
         try:
             out.chmod(0o777)
             try:
-                result = self._converters.convert(
-                    environment.digest, python, folder, out / "bundle"
-                )
+                result = self._converters.convert(python, folder, out / "bundle", report)
             except InvalidInput as error:
                 self._fail(version, "loads", error.message)
                 return
-            runs = _judge(result)
+            runs = _judge(result, made_up=version.info.options.get("example") == "made up")
             self._save(version, runs)
             broken = [run for run in runs if run.verdict is Verdict.FAIL and run.gate != "parity"]
             if broken:
@@ -115,7 +123,7 @@ class PrepareService:
         if serving == "compiled":
             self._bundles.materialise(variants[1][1])
         else:
-            self._environments.python(environment)
+            self._environments.python(environment, partial(self._progress.__setitem__, version.id))
         self._registry.mark_ready(SYSTEM, version, environment, variants, serving)
         log.info("version ready", version=version.name, serving=serving)
 
@@ -125,7 +133,8 @@ class PrepareService:
         store.save(self._database, version.id, input_digest, runs)
 
 
-def _judge(result: Conversion) -> list[GateRun]:
+def _judge(result: Conversion, made_up: bool = False) -> list[GateRun]:
+    """The gates of one conversion. made_up: the example rows were drawn at random."""
     runs = [GateRun("environment", Verdict.PASS, "The lock resolves and installs.", {})]
     if not result.loads:
         return [*runs, GateRun("loads", Verdict.FAIL, result.reason, {})]
@@ -139,8 +148,9 @@ def _judge(result: Conversion) -> list[GateRun]:
         sentence = result.reason or "The model was not converted."
         return [*runs, GateRun("parity", Verdict.INCONCLUSIVE, sentence, {})]
     verdict = Verdict.PASS if parity.passed else Verdict.FAIL
+    rows = f"{parity.rows} {'made-up rows' if made_up else 'rows'}"
     sentence = (
-        f"Over {parity.rows} rows source and compiled differ by at most "
+        f"Over {rows} source and compiled differ by at most "
         f"{parity.max_abs_diff:.3g}, with {parity.label_flips} labels flipped."
     )
     return [*runs, GateRun("parity", verdict, sentence, msgspec.to_builtins(parity))]

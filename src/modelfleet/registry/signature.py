@@ -7,11 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from modelfleet.core.errors import InvalidInput
-
-DATATYPES = frozenset(
-    "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 BYTES".split()
-)
-RUNTIMES = frozenset({"sklearn", "lightgbm", "xgboost", "onnx", "python"})
+from modelfleet_worker.wire.vocabulary import DATATYPES, METHODS, RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,10 @@ def read(content: bytes) -> BundleInfo:
         raise InvalidInput(
             f"bundle.json names the runtime {info.runtime!r}.",
             hint=f"Known: {', '.join(sorted(RUNTIMES))}.",
+        )
+    if info.method not in METHODS:
+        raise InvalidInput(
+            f"bundle.json names the method {info.method!r}.", hint=f"Known: {', '.join(METHODS)}."
         )
     signature = info.signature
     if not signature.inputs or not signature.outputs:

@@ -18,9 +18,11 @@ from pathlib import Path
 import msgspec
 
 from modelfleet.core.errors import InvalidInput, Unavailable
+from modelfleet.serving.progress import Progress, Report, nobody
 
 _IDLE_SECONDS = 60.0
 _ANSWER_SECONDS = 300.0
+_PHASE = b'{"phase":'
 
 
 class Parity(msgspec.Struct, frozen=True):
@@ -61,7 +63,7 @@ class _Process:
 
 
 class Converters:
-    """The warm processes, by environment digest. Calls for one environment wait for each other."""
+    """The warm processes, by interpreter. Calls for one environment wait for each other."""
 
     def __init__(
         self, worker_package: Path, confined: Callable[[Sequence[str]], Sequence[str]]
@@ -73,17 +75,20 @@ class Converters:
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
 
-    def convert(self, environment: str, python: Path, bundle: Path, out: Path) -> Conversion:
-        """Convert `bundle` into a bundle folder at `out`, and measure both.
+    def convert(self, python: Path, bundle: Path, out: Path, report: Report = nobody) -> Conversion:
+        """Check `bundle` in that environment, convert it into a folder at `out`, measure both.
 
-        Raises `InvalidInput` if the model takes its process down or hangs.
+        report: hears when converting begins. Raises `InvalidInput` if the model takes its
+        process down or hangs.
         """
+        environment = str(python)
         with self._guard:
             lock = self._locks.setdefault(environment, threading.Lock())
         with lock:
             process = self._process(environment, python)
             request = {"bundle": str(bundle), "digest": bundle.name, "out": str(out)}
-            answer = self._ask(process, request)
+            report(Progress("checking"))
+            answer = self._ask(process, request, report)
             if answer is None:
                 self._end(environment)
                 raise InvalidInput(
@@ -115,7 +120,7 @@ class Converters:
         self._processes[environment] = _Process(popen, time.monotonic())
         return self._processes[environment]
 
-    def _ask(self, process: _Process, request: dict[str, str]) -> bytes | None:
+    def _ask(self, process: _Process, request: dict[str, str], report: Report) -> bytes | None:
         popen = process.popen
         assert popen.stdin is not None
         assert popen.stdout is not None
@@ -124,7 +129,9 @@ class Converters:
         try:
             popen.stdin.write(msgspec.json.encode(request) + b"\n")
             popen.stdin.flush()
-            return popen.stdout.readline() or None
+            while (line := popen.stdout.readline()).startswith(_PHASE):
+                report(Progress("compiling"))
+            return line or None
         except BrokenPipeError:
             return None
         finally:

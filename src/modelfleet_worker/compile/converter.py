@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Optional, Union
 
@@ -21,7 +23,7 @@ import msgspec
 
 from modelfleet_worker import log, runtimes
 from modelfleet_worker.compile import graphs, trial
-from modelfleet_worker.compile.trial import Parity, Side, Speed
+from modelfleet_worker.compile.trial import Parity, Side, SourceSpeed, Speed
 from modelfleet_worker.runtimes.base import LoadError
 from modelfleet_worker.wire import bundle as bundles
 from modelfleet_worker.wire.bundle import FILES, BundleCorrupt
@@ -37,6 +39,7 @@ from modelfleet_worker.wire.spec import (
 
 ARTIFACT = "model.onnx"
 TIMEOUT_SECONDS = 300.0
+_REASON = 400
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -66,6 +69,7 @@ class Unconverted(msgspec.Struct, frozen=True):
     converted: bool = False
     loads: bool = True
     answers: bool = True
+    speed: Optional[SourceSpeed] = None
 
 
 Answer = Union[Converted, Unconverted]
@@ -82,11 +86,17 @@ def serve() -> None:
     os.dup2(2, 1)  # what frameworks print must not come between our lines
     for line in sys.stdin.buffer:
         if line.strip():
-            os.write(answers, _answer(line) + b"\n")
+            os.write(answers, _answer(line, lambda said: _tell(answers, said)) + b"\n")
 
 
-def _answer(line: bytes) -> bytes:
-    """The JSON of a `Converted` or an `Unconverted`."""
+def _tell(answers: int, said: bytes) -> None:
+    """A line in between, once the source has proven itself: what takes time now."""
+    if said == _ANSWERED:
+        os.write(answers, b'{"phase": "compiling"}\n')
+
+
+def _answer(line: bytes, tell: Callable[[bytes], None] = lambda said: None) -> bytes:
+    """The JSON of a `Converted` or an `Unconverted`. tell: hears what the fork says meanwhile."""
     try:
         order = msgspec.json.decode(line, type=Order)
         runtime = read_spec(Path(order.bundle)).runtime
@@ -101,7 +111,8 @@ def _answer(line: bytes) -> bytes:
         _work(order, writer)
     os.close(writer)
     try:
-        content = _read(reader, order.timeout_s)
+        converts = runtime in graphs.NEEDS
+        content = _read(reader, order.timeout_s, tell if converts else lambda said: None)
     finally:
         os.close(reader)
     if content is None:
@@ -128,6 +139,7 @@ def _work(order: Order, writer: int) -> None:
 
 def _result(order: Order, writer: int) -> Answer:
     loads = answers = False
+    pace: Optional[SourceSpeed] = None
     try:
         bundle = Path(order.bundle)
         bundles.verify(bundle, order.digest)
@@ -139,6 +151,7 @@ def _result(order: Order, writer: int) -> Answer:
         source.answer(inputs)
         os.write(writer, _ANSWERED)
         answers = True
+        pace = trial.source_speed(source, inputs)
         graphs.warm(spec.runtime)
         return convert(bundle, spec, source, inputs, Path(order.out))
     except (BundleCorrupt, LoadError, graphs.NotConvertible) as error:
@@ -146,7 +159,18 @@ def _result(order: Order, writer: int) -> Answer:
     except BaseException as error:  # noqa: BLE001  # models and converters raise anything
         log.failure("a conversion failed", error, bundle=order.digest)
         reason = log.describe(error)
-    return Unconverted(reason, loads=loads, answers=answers)
+    return Unconverted(_short(reason, order.out), loads=loads, answers=answers, speed=pace)
+
+
+def _short(reason: str, out: str) -> str:
+    """What people read: no colours, no temporary paths, not the whole graph."""
+    unknown = re.search(r"No Op registered for (\w+)", reason)
+    if unknown:
+        return f"ONNX has no operator for its {unknown[1]}"
+    text = re.sub(r"\x1b\[[0-9;]*m", "", reason)
+    text = re.sub(re.escape(str(Path(out).parent)) + r"\S*/", "", text)
+    text = " ".join(text.split())
+    return text if len(text) <= _REASON else text[:_REASON].rstrip() + " ..."
 
 
 def convert(
@@ -201,7 +225,7 @@ def _choose(proof: Parity, pace: Speed) -> tuple[str, str]:
     return "compiled", f"equal on {proof.rows} rows and {ratio:.2g}x as fast at one row"
 
 
-def _read(reader: int, timeout: float) -> Optional[bytes]:
+def _read(reader: int, timeout: float, tell: Callable[[bytes], None]) -> Optional[bytes]:
     """What the fork wrote before it ended; None after the timeout."""
     end = time.monotonic() + timeout
     parts: list[bytes] = []
@@ -212,6 +236,8 @@ def _read(reader: int, timeout: float) -> Optional[bytes]:
         part = os.read(reader, 65536)
         if not part:
             return b"".join(parts)
+        if part[:1] != b"{":
+            tell(part[-1:] if len(part) < 3 else b"")
         parts.append(part)
 
 

@@ -1,25 +1,43 @@
-"""Source artifacts to ONNX graphs: scikit-learn by skl2onnx, boosters by onnxmltools.
+"""Source artifacts to ONNX graphs: scikit-learn by skl2onnx, boosters by onnxmltools or by
+themselves, networks (`compile.networks`) by their frameworks' exporters.
 
-Inputs are float32 (forests in float64 are off by up to 0.03 in ONNX Runtime) or strings, one
-[N, 1] tensor per column; classifiers answer with tensors, not with ZipMap's lists of dicts.
+Inputs of trees are float32 (forests in float64 are off by up to 0.03 in ONNX Runtime) or strings,
+one [N, 1] tensor per column; classifiers answer with tensors, not with ZipMap's lists of dicts.
 """
 
 from __future__ import annotations
 
 import importlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from modelfleet_worker.runtimes.base import is_classifier, optional_module, unpickle
+from modelfleet_worker.compile import networks
+from modelfleet_worker.runtimes.base import is_classifier, optional_module
+from modelfleet_worker.runtimes.catboost import read as read_catboost
+from modelfleet_worker.runtimes.sklearn import read as read_sklearn
+from modelfleet_worker.runtimes.tensorflow import quiet_tensorflow
 from modelfleet_worker.wire.bundle import FILES
 from modelfleet_worker.wire.signature import Signature
 from modelfleet_worker.wire.spec import BundleSpec
 
 MATRIX = "x"
+TREES = ("sklearn", "lightgbm", "xgboost", "catboost")
+KEPT = ("batch", "example")
+"""options that a compiled bundle inherits"""
 NEEDS = {
     "sklearn": ("sklearn", "skl2onnx"),
     "lightgbm": ("lightgbm", "onnxmltools"),
     "xgboost": ("xgboost", "onnxmltools"),
+    "catboost": ("catboost",),
+    "torch": ("torch", "onnxscript"),
+    "keras": ("keras", "tf2onnx"),
+    "tensorflow": ("tensorflow", "tf2onnx"),
+}
+UNCONVERTED = {
+    "onnx": "it is an ONNX graph already",
+    "python": "Python objects are not converted",
+    "mlflow": "models that MLflow loads itself are not converted",
 }
 
 
@@ -30,7 +48,10 @@ class NotConvertible(Exception):
 def warm(runtime: str) -> None:
     """Import what converting this runtime needs. NotConvertible names what is missing."""
     if runtime not in NEEDS:
-        raise NotConvertible(f"models of the runtime {runtime!r} are not converted")
+        other = f"models of the runtime {runtime!r} are not converted"
+        raise NotConvertible(UNCONVERTED.get(runtime, other))
+    if runtime in ("keras", "tensorflow"):
+        quiet_tensorflow()
     for name in ("numpy", "onnx", "onnxruntime", *NEEDS[runtime]):
         try:
             importlib.import_module(name)
@@ -42,23 +63,38 @@ def warm(runtime: str) -> None:
 
 def convert(bundle: Path, spec: BundleSpec) -> tuple[bytes, dict[str, Any]]:
     """The serialized graph, and the `options` that let the ONNX runtime find its tensors."""
-    artifact = bundle / FILES / spec.artifact
-    if spec.runtime == "sklearn":
-        graph = _sklearn(unpickle(artifact), spec)
-    elif spec.runtime == "lightgbm":
-        graph = _lightgbm(artifact, spec)
-    else:
-        graph = _xgboost(artifact, spec)
+    warm(spec.runtime)
+    graph = _graph(bundle, spec)
     names = [node.name for node in graph.graph.input]
-    if names == [MATRIX] and not spec.signature.is_matrix:
-        _split_columns(graph, spec.signature)
+    if spec.runtime in TREES and len(names) == 1 and not spec.signature.is_matrix:
+        _split_columns(graph, names[0], spec.signature)
         names = [node.name for node in graph.graph.input]
     options = {
         "inputs": dict(zip([tensor.name for tensor in spec.signature.inputs], names)),
         "outputs": _outputs(spec, [node.name for node in graph.graph.output]),
     }
+    options.update({key: spec.options[key] for key in KEPT if key in spec.options})
     graph.graph.name = "model"  # some converters write a random one: equal models, equal digests
     return graph.SerializeToString(deterministic=True), options
+
+
+def _graph(bundle: Path, spec: BundleSpec) -> Any:
+    artifact = bundle / FILES / spec.artifact
+    if spec.runtime == "sklearn":
+        return _sklearn(read_sklearn(artifact, spec.options), spec)
+    if spec.runtime == "lightgbm":
+        return _lightgbm(artifact, spec)
+    if spec.runtime == "xgboost":
+        return _xgboost(artifact, spec)
+    if spec.runtime == "catboost":
+        return _catboost(artifact)
+    if spec.runtime == "torch":
+        return networks.from_torch(bundle, spec)
+    if spec.runtime == "keras":
+        return networks.from_keras(bundle, spec)
+    if spec.runtime == "tensorflow":
+        return networks.from_tensorflow(artifact, spec)
+    raise NotConvertible(f"models of the runtime {spec.runtime!r} are not converted")
 
 
 def _sklearn(model: Any, spec: BundleSpec) -> Any:
@@ -67,18 +103,22 @@ def _sklearn(model: Any, spec: BundleSpec) -> Any:
 
     framed = hasattr(model, "feature_names_in_") and optional_module("pandas") is not None
     text = any(tensor.datatype == "BYTES" for tensor in spec.signature.inputs)
-    if spec.signature.is_matrix or not (framed or text):
-        types = [(MATRIX, FloatTensorType([None, len(spec.signature.feature_names())]))]
-    else:
-        types = [
-            (
-                tensor.name,
-                (StringTensorType if tensor.datatype == "BYTES" else FloatTensorType)([None, 1]),
-            )
-            for tensor in spec.signature.inputs
-        ]
+    matrix = [(MATRIX, FloatTensorType([None, len(spec.signature.feature_names())]))]
+    columns = [
+        (
+            tensor.name,
+            (StringTensorType if tensor.datatype == "BYTES" else FloatTensorType)([None, 1]),
+        )
+        for tensor in spec.signature.inputs
+    ]
     options = {id(model): {"zipmap": False}} if hasattr(model, "predict_proba") else None
-    return skl2onnx.convert_sklearn(model, initial_types=types, options=options)
+    if not spec.signature.is_matrix and (framed or text):
+        try:
+            return skl2onnx.convert_sklearn(model, initial_types=columns, options=options)
+        except Exception:
+            if text:
+                raise  # else it was fitted on a frame, but takes its columns as one matrix
+    return skl2onnx.convert_sklearn(model, initial_types=matrix, options=options)
 
 
 def _lightgbm(artifact: Path, spec: BundleSpec) -> Any:
@@ -112,12 +152,37 @@ def _outputs(spec: BundleSpec, found: list[str]) -> dict[str, str]:
         by_role = {"label": found[0], "probability": found[1]}
         if all(name in by_role for name in wanted):
             return {name: by_role[name] for name in wanted}
-    if spec.method == "predict" and found:
+    if spec.runtime not in TREES and len(found) == len(wanted):
+        same = set(found) == set(wanted)
+        return {name: name for name in wanted} if same else dict(zip(wanted, found))
+    if spec.runtime in TREES and spec.method == "predict" and found:
         return {wanted[0]: found[0]}
     raise NotConvertible(f"the graph gives {found}, the signature wants {wanted}")
 
 
-def _split_columns(graph: Any, signature: Signature) -> None:
+def _catboost(artifact: Path) -> Any:
+    """CatBoost's own export, without the ZipMap behind its probabilities."""
+    import onnx
+
+    model = read_catboost(artifact)
+    if model.get_cat_feature_indices() or model.get_text_feature_indices():
+        raise NotConvertible("CatBoost exports no models with categorical or text features")
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.onnx")
+        model.save_model(path, format="onnx", export_parameters={"onnx_graph_name": "model"})
+        graph = onnx.load(path)
+    for node in [one for one in graph.graph.node if one.op_type == "ZipMap"]:
+        graph.graph.node.remove(node)
+        for k, output in enumerate(graph.graph.output):
+            if output.name == node.output[0]:
+                plain = onnx.helper.make_tensor_value_info(
+                    node.input[0], onnx.TensorProto.FLOAT, [None, None]
+                )
+                graph.graph.output[k].CopyFrom(plain)
+    return graph
+
+
+def _split_columns(graph: Any, matrix: str, signature: Signature) -> None:
     """Let a graph with one matrix take one [N, 1] tensor per column."""
     from onnx import TensorProto, helper
 
@@ -125,7 +190,7 @@ def _split_columns(graph: Any, signature: Signature) -> None:
     inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 1]) for n in names]
     del graph.graph.input[:]
     graph.graph.input.extend(inputs)
-    graph.graph.node.insert(0, helper.make_node("Concat", names, [MATRIX], axis=1))
+    graph.graph.node.insert(0, helper.make_node("Concat", names, [matrix], axis=1))
 
 
 def _accept_bool_attributes() -> None:

@@ -43,6 +43,13 @@ class Speed(msgspec.Struct, frozen=True):
     compiled_64_us: float
 
 
+class SourceSpeed(msgspec.Struct, frozen=True):
+    """The same of the source alone."""
+
+    source_1_us: float
+    source_64_us: float
+
+
 class Side:
     """One variant of a model, ready to be asked."""
 
@@ -81,6 +88,13 @@ def speed(source: Side, compiled: Side, inputs: dict[str, Array]) -> Speed:
     source_1, compiled_1 = _race([lambda: source.answer(one), lambda: compiled.answer(one)])
     source_64, compiled_64 = _race([lambda: source.answer(batch), lambda: compiled.answer(batch)])
     return Speed(source_1, compiled_1, source_64, compiled_64)
+
+
+def source_speed(source: Side, inputs: dict[str, Array]) -> SourceSpeed:
+    """Time the source alone."""
+    one, batch = _rows(inputs, 1), _rows(inputs, BATCH)
+    single, many = _race([lambda: source.answer(one)]), _race([lambda: source.answer(batch)])
+    return SourceSpeed(single[0], many[0])
 
 
 def _rows(inputs: dict[str, Array], count: int) -> dict[str, Array]:

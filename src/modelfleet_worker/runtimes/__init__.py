@@ -1,38 +1,44 @@
 """How each framework's artifact becomes `predict(arrays) -> arrays`: one module per framework.
 
 A framework is imported only when a bundle of it is loaded: each environment brings its own.
+`load` makes a runtime of a bundle; `modelfleet_worker.describe` tells what an artifact takes.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from modelfleet_worker.runtimes.base import LoadError, Runtime
+from modelfleet_worker.runtimes.base import LoadError, RowByRow, Runtime
 from modelfleet_worker.wire.bundle import FILES
 from modelfleet_worker.wire.spec import BundleSpec
 
-__all__ = ["LoadError", "Runtime", "load"]
+__all__ = ["LoadError", "Runtime", "load", "runtime_class"]
+
+_RUNTIMES = {
+    "sklearn": ("sklearn", "SklearnRuntime"),
+    "lightgbm": ("boosters", "LightgbmRuntime"),
+    "xgboost": ("boosters", "XgboostRuntime"),
+    "catboost": ("catboost", "CatboostRuntime"),
+    "onnx": ("onnx", "OnnxRuntime"),
+    "torch": ("torch", "TorchRuntime"),
+    "tensorflow": ("tensorflow", "TensorflowRuntime"),
+    "keras": ("keras", "KerasRuntime"),
+    "mlflow": ("mlflow", "MlflowRuntime"),
+    "python": ("python", "PythonRuntime"),
+}
 
 
 def load(bundle: Path, spec: BundleSpec) -> Runtime:
     """The runtime of a (verified) bundle, its artifact loaded. LoadError says why it can't be."""
-    artifact = bundle / FILES / spec.artifact
-    if spec.runtime == "onnx":
-        from modelfleet_worker.runtimes.onnx import OnnxRuntime
+    made: Runtime = runtime_class(spec.runtime)(bundle / FILES / spec.artifact, spec)
+    return RowByRow(made) if spec.options.get("batch") == 1 else made
 
-        return OnnxRuntime(artifact, spec)
-    if spec.runtime == "sklearn":
-        from modelfleet_worker.runtimes.sklearn import SklearnRuntime
 
-        return SklearnRuntime(artifact, spec)
-    if spec.runtime == "lightgbm":
-        from modelfleet_worker.runtimes.boosters import LightgbmRuntime
-
-        return LightgbmRuntime(artifact, spec)
-    if spec.runtime == "xgboost":
-        from modelfleet_worker.runtimes.boosters import XgboostRuntime
-
-        return XgboostRuntime(artifact, spec)
-    from modelfleet_worker.runtimes.python import PythonRuntime
-
-    return PythonRuntime(artifact)
+def runtime_class(name: str) -> Any:
+    """The class of that runtime: `(artifact, spec) -> Runtime`."""
+    if name not in _RUNTIMES:
+        raise LoadError(f"this worker has no runtime {name!r}")
+    module, kind = _RUNTIMES[name]
+    return getattr(import_module(f"{__name__}.{module}"), kind)

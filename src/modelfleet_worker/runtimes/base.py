@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib
+import importlib.util
 import pickle
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Optional, Protocol
 
+import msgspec
 import numpy as np
 
-from modelfleet_worker.wire.signature import Array, Signature
+from modelfleet_worker.wire.signature import Array, Signature, TensorSpec
 from modelfleet_worker.wire.spec import BundleSpec
 
 Tensors = Mapping[str, Array]
@@ -33,6 +38,66 @@ class Runtime(Protocol):
     """
 
     def predict(self, inputs: Tensors) -> Tensors: ...
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What an artifact says about itself.
+
+    inputs: None if only an example can tell. outputs: names. floats: the datatype that doubles of
+    an example become. example: input tensors that came along with the artifact.
+    """
+
+    inputs: Optional[tuple[TensorSpec, ...]] = None
+    outputs: tuple[str, ...] = ("prediction",)
+    method: str = "predict"
+    options: dict[str, Any] = {}
+    floats: Optional[str] = None
+    runtime: str = ""
+    """another runtime that serves the artifact, if not the one that was asked"""
+    artifact: str = ""
+    """where, relative to the artifact that was asked, that runtime finds its own"""
+    example: Optional[dict[str, Any]] = None
+
+
+CLASSIFIER = ("label", "probability")
+BOTH = "predict+predict_proba"
+
+
+def matrix_facts(
+    names: Sequence[str], classifies: bool, datatype: str = "FP64", **options: Any
+) -> Facts:
+    """Of a model that takes one matrix with these columns."""
+    spec = TensorSpec("x", datatype, (-1, len(names)), tuple(names))
+    if classifies:
+        return Facts((spec,), CLASSIFIER, BOTH, options)
+    return Facts((spec,), options=options)
+
+
+class RowByRow:
+    """A model that takes one row at a time, asked once for each row."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def predict(self, inputs: Tensors) -> Tensors:
+        rows = len(next(iter(inputs.values())))
+        found = [
+            self._runtime.predict({name: array[k : k + 1] for name, array in inputs.items()})
+            for k in range(rows)
+        ]
+        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+
+def batch_of(sizes: Sequence[int]) -> dict[str, Any]:
+    """The options for a model whose inputs have these first dimensions (-1: any)."""
+    if all(size == -1 for size in sizes):
+        return {}
+    if all(size == 1 for size in sizes):
+        return {"batch": 1}
+    raise LoadError(
+        f"it was exported for batches of exactly {max(sizes)} rows; "
+        "export it with a variable first dimension (or of 1)"
+    )
 
 
 class Conformer:
@@ -130,6 +195,34 @@ def _reader(path: Path) -> Any:
         return joblib.load(path)
     with open(path, "rb") as stream:
         return pickle.load(stream)
+
+
+def framework(name: str) -> Any:
+    """The module of that name; LoadError if this environment does not have it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise LoadError(f"this environment does not have {error.name}") from error
+
+
+def source_module(path: Path) -> ModuleType:
+    """A Python file, or a package folder, as a module of its own, whatever others are called."""
+    place = path / "__init__.py" if path.is_dir() else path
+    name = "modelfleet_source_" + hashlib.sha256(str(place).encode()).hexdigest()[:16]
+    if name in sys.modules:
+        return sys.modules[name]
+    folders = [str(path)] if path.is_dir() else None
+    spec = importlib.util.spec_from_file_location(name, place, submodule_search_locations=folders)
+    if spec is None or spec.loader is None or not place.exists():
+        raise LoadError(f"{path.name} is neither a Python file nor a package")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        raise LoadError(f"{path.name} can't be imported: {error!r}") from error
+    return module
 
 
 def optional_module(name: str) -> Any:

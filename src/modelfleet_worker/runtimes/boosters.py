@@ -6,12 +6,23 @@ One thread each: workers hold many models and scale by processes. Classifiers gi
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modelfleet_worker.runtimes.base import LoadError, Tensors, is_classifier, labels, table
+from modelfleet_worker.runtimes.base import (
+    Facts,
+    LoadError,
+    Tensors,
+    framework,
+    is_classifier,
+    labels,
+    matrix_facts,
+    table,
+)
 from modelfleet_worker.wire.signature import Array
 from modelfleet_worker.wire.spec import BundleSpec
 
@@ -30,6 +41,14 @@ class LightgbmRuntime:
             raise LoadError(f"{artifact.name}: {error}") from error
         self._spec = spec
         self._classifies = is_classifier(spec)
+
+    @staticmethod
+    def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
+        booster = framework("lightgbm").Booster(model_file=str(artifact))
+        text = artifact.read_text("utf-8", "replace")
+        objective = text.partition("objective=")[2].partition("\n")[0].split(" ")[0]
+        classifies = objective in ("binary", "multiclass", "multiclassova", "cross_entropy")
+        return matrix_facts(booster.feature_name(), classifies, **options)
 
     def predict(self, inputs: Tensors) -> Tensors:
         raw = self._booster.predict(_floats(inputs, self._spec), num_threads=1)
@@ -52,6 +71,14 @@ class XgboostRuntime:
         self._booster.set_param({"nthread": 1})
         self._spec = spec
         self._classifies = is_classifier(spec)
+
+    @staticmethod
+    def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
+        booster = framework("xgboost").Booster(params={"nthread": 1})
+        booster.load_model(str(artifact))
+        said = json.loads(booster.save_config())["learner"]["objective"]["name"]
+        names = booster.feature_names or [f"f{k}" for k in range(booster.num_features())]
+        return matrix_facts(names, said in ("binary:logistic", "multi:softprob"), **options)
 
     def predict(self, inputs: Tensors) -> Tensors:
         data = _floats(inputs, self._spec)

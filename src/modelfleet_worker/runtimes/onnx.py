@@ -2,18 +2,20 @@
 
 With these settings a small model costs 78 kB and no thread; the defaults cost 170 kB and one
 thread per session. Float inputs are cast to what the graph wants (float32 as a rule), and
-outputs back to what the signature promises, so that clients never see the compilation.
+outputs back to what the signature promises, so that clients never see the compilation. Lists of
+class: probability (ZipMap) become a tensor [N, classes].
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from modelfleet_worker.runtimes.base import LoadError, Tensors
-from modelfleet_worker.wire.signature import Array
+from modelfleet_worker.runtimes.base import Facts, LoadError, Tensors, batch_of, framework
+from modelfleet_worker.wire.signature import Array, TensorSpec, datatype_of
 from modelfleet_worker.wire.spec import BundleSpec
 
 _KINDS = {
@@ -37,17 +39,7 @@ class OnnxRuntime:
     """`options.inputs` and `options.outputs` map names of the signature to names in the graph."""
 
     def __init__(self, artifact: Path, spec: BundleSpec) -> None:
-        try:
-            import onnxruntime as ort
-        except ModuleNotFoundError as error:
-            raise LoadError("this environment does not have onnxruntime") from error
-        ort.disable_telemetry_events()
-        try:
-            self._session = ort.InferenceSession(
-                str(artifact), _options(ort), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its C++ errors share no base class
-            raise LoadError(f"{artifact.name}: {error}") from error
+        self._session = _session(artifact)
         nodes = self._session.get_inputs()
         names = _match(
             [tensor.name for tensor in spec.signature.inputs],
@@ -71,6 +63,25 @@ class OnnxRuntime:
         native = getattr(self._session, "_sess", None)
         self._run = self._session.run if native is None else native.run
 
+        kinds = {node.name: node.type for node in self._session.get_outputs()}
+        self._maps = [
+            k for k, name in enumerate(self._fetches) if kinds[name].startswith("seq(map")
+        ]
+
+    @staticmethod
+    def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
+        session = _session(artifact)
+        nodes = session.get_inputs()
+        first = [_size(node.shape[0]) if node.shape else 0 for node in nodes]
+        if not all(first):
+            raise LoadError("the graph has an input without rows (a scalar)")
+        specs = tuple(
+            TensorSpec(node.name, _name(node.type), (-1, *map(_size, node.shape[1:])))
+            for node in nodes
+        )
+        outputs = tuple(node.name for node in session.get_outputs())
+        return Facts(specs, outputs, options={**options, **batch_of(first)})
+
     def predict(self, inputs: Tensors) -> Tensors:
         feed: dict[str, Array] = {}
         for name, node, dtype, column in self._feeds:
@@ -78,7 +89,34 @@ class OnnxRuntime:
             if array.dtype is not dtype:
                 array = array.astype(dtype)
             feed[node] = array.reshape(-1, 1) if column and array.ndim == 1 else array
-        return dict(zip(self._names, self._run(self._fetches, feed, None)))
+        found = self._run(self._fetches, feed, None)
+        for k in self._maps:
+            found[k] = np.array([list(row.values()) for row in found[k]])
+        return dict(zip(self._names, found))
+
+
+def _session(artifact: Path) -> Any:
+    ort = framework("onnxruntime")
+    ort.disable_telemetry_events()
+    path = artifact
+    if artifact.is_dir():  # a graph and its weights in files beside it
+        graphs = sorted(artifact.glob("*.onnx"))
+        if len(graphs) != 1:
+            raise LoadError(f"{artifact.name} holds {len(graphs)} .onnx files instead of one")
+        path = graphs[0]
+    try:
+        return ort.InferenceSession(str(path), _options(ort), providers=["CPUExecutionProvider"])
+    except Exception as error:  # its C++ errors share no base class
+        raise LoadError(f"{path.name}: {error}") from error
+
+
+def _size(given: object) -> int:
+    """A dimension of the graph; names and gaps are variable."""
+    return given if isinstance(given, int) and given > 0 else -1
+
+
+def _name(kind: str) -> str:
+    return datatype_of(np.empty(0, _dtype(kind)))
 
 
 def _options(ort: object) -> object:

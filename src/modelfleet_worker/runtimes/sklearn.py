@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modelfleet_worker.runtimes.base import (
+    BOTH,
+    CLASSIFIER,
+    Facts,
     LoadError,
     ModelFault,
     Tensors,
+    framework,
+    matrix_facts,
     optional_module,
     table,
     unpickle,
@@ -24,7 +30,7 @@ class SklearnRuntime:
     """
 
     def __init__(self, artifact: Path, spec: BundleSpec) -> None:
-        self._model = unpickle(artifact)
+        self._model = read(artifact, spec.options)
         self._spec = spec
         self._method = spec.method
         for method in spec.method.split("+"):
@@ -35,6 +41,19 @@ class SklearnRuntime:
         self._pandas = None
         if not spec.signature.is_matrix and hasattr(self._model, "feature_names_in_"):
             self._pandas = optional_module("pandas")
+
+    @staticmethod
+    def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
+        model = read(artifact, options)
+        if not hasattr(model, "predict"):
+            raise LoadError(f"{artifact.name}: {type(model).__name__} has no predict")
+        count = getattr(model, "n_features_in_", None)
+        names = getattr(model, "feature_names_in_", None)
+        classifies = hasattr(model, "predict_proba")
+        if count is None:
+            return Facts(None, CLASSIFIER, BOTH) if classifies else Facts()
+        columns = [str(n) for n in names] if names is not None else [f"f{k}" for k in range(count)]
+        return matrix_facts(columns, classifies)
 
     def predict(self, inputs: Tensors) -> Tensors:
         data = self._data(inputs)
@@ -63,6 +82,20 @@ class SklearnRuntime:
 
     def _names(self) -> list[str]:
         return [spec.name for spec in self._spec.signature.inputs]
+
+
+def read(artifact: Path, options: Mapping[str, Any]) -> Any:
+    """The estimator of a joblib, pickle or skops file.
+
+    skops: no types but those that it trusts itself and those of `options.trusted`.
+    """
+    if artifact.suffix != ".skops":
+        return unpickle(artifact)
+    skops = framework("skops.io")
+    try:
+        return skops.load(artifact, trusted=list(options.get("trusted") or ()))
+    except Exception as error:  # its own errors share no base class
+        raise LoadError(f"{artifact.name}: {error}") from error
 
 
 def _predicts_by_vote(model: Any) -> bool:

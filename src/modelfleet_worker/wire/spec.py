@@ -10,12 +10,11 @@ import numpy as np
 
 from modelfleet_worker.wire.bundle import FILES, BundleCorrupt
 from modelfleet_worker.wire.signature import Array, Signature, TensorSpec
+from modelfleet_worker.wire.vocabulary import METHODS, RUNTIMES
 
 BUNDLE_FILE = "bundle.json"
 EXAMPLE_FILE = "example.json"
 REFERENCE_FILE = "reference.json"
-RUNTIMES = ("sklearn", "lightgbm", "xgboost", "onnx", "python")
-METHODS = ("predict", "predict_proba", "predict+predict_proba")
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -32,10 +31,11 @@ class ScoreSpec(msgspec.Struct, frozen=True):
 
 
 class BundleSpec(msgspec.Struct, frozen=True):
-    """How to run the artifact of a bundle.
+    """How to run the artifact (a file or a folder) of a bundle.
 
     options: what one runtime alone understands, e.g. `classes` (labels in the order of the
-    probabilities) for boosters, `inputs` and `outputs` (names in the graph) for ONNX.
+    probabilities) for boosters, `inputs` and `outputs` (names in the graph) for ONNX; and, for
+    all, `example`: `made up` if nobody gave golden rows and they were drawn at random.
     refuse_missing: requests with null, NaN or infinity are answered with 400.
     """
 

@@ -1,8 +1,4 @@
-"""From a Python object to a bundle: the files that a version is made of.
-
-The one place outside serving and telemetry that knows the worker's formats: what is written here
-is what the worker reads.
-"""
+"""Objects that answer their example here and now: scikit-learn, LightGBM, XGBoost, plain Python."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import importlib.metadata
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +26,15 @@ class Saved:
 
     files: Mapping[str, bytes]
     requirements: tuple[str, ...]
+    python: str = field(default_factory=lambda: own_python())
+
+
+def knows(model: object) -> bool:
+    """Is this one for `save`?"""
+    modules = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
+    if modules & {"catboost", "torch", "keras", "tensorflow", "onnx"}:
+        return False
+    return bool(modules & set(_FRAMEWORKS)) or callable(getattr(model, "predict", None))
 
 
 def save(
@@ -42,25 +47,22 @@ def save(
     refuse_missing: bool | None = None,
     work: Path,
 ) -> Saved:
-    """Bundle files for `model`.
-
-    example: a matrix [rows, features], or a mapping of column name to values [rows]; up to 256
-    rows are kept as golden rows. reference: the same shape, the rows that monitoring compares
-    production with (training data). requirements: defaults to what the framework needs, at the
-    versions installed here. refuse_missing: requests with missing values (NaN) are refused; by
-    default they are if the model itself raises for them. Raises `TypeError` for a model that
-    nobody here knows.
-    """
+    """Bundle files for `model`; the arguments are those of `saving.save`."""
+    if example is None:
+        raise TypeError("An example is needed: a matrix [rows, features] or a mapping of columns.")
+    from modelfleet_worker.describe import score_of
     from modelfleet_worker.wire import profile, signature, spec
 
-    inputs = _tensors(example)
+    inputs = tensors(example)
+    if set(inputs) == {"x"} and inputs["x"].ndim > 2:
+        raise TypeError("An example of this model is a matrix or a mapping of columns.")
     golden = {name: array[:EXAMPLE_ROWS] for name, array in inputs.items()}
     kind = _kind(model)
     outputs, options = _outputs(model, kind, golden)
     named = {"x": tuple(features)} if features is not None and set(inputs) == {"x"} else None
     if named is None and set(inputs) == {"x"}:
         named = {"x": tuple(f"f{k}" for k in range(inputs["x"].shape[1]))}
-    score = _score(outputs, spec)
+    score = score_of(outputs)
     artifact, content = _artifact(model, kind, work)
     if refuse_missing is None:
         refuse_missing = _raises_for_missing(model, kind, golden)
@@ -80,13 +82,13 @@ def save(
     }
     if reference is not None:
         files[spec.REFERENCE_FILE] = profile.encode(
-            _profile(model, kind, described, _tensors(reference))
+            _profile(model, kind, described, tensors(reference))
         )
     needed = tuple(requirements) if requirements is not None else requirements_of(model)
     return Saved(files, needed)
 
 
-def _tensors(rows: object) -> dict[str, Array]:
+def tensors(rows: object) -> dict[str, Array]:
     import numpy as np
 
     if isinstance(rows, Mapping):
@@ -95,7 +97,7 @@ def _tensors(rows: object) -> dict[str, Array]:
     if columns is not None:  # a polars or pandas frame
         return {str(name): _column(np.asarray(rows[name])) for name in columns}  # type: ignore[index]
     matrix = np.asarray(rows)
-    if matrix.ndim != 2:
+    if matrix.ndim < 2:
         raise TypeError("An example is a matrix [rows, features] or a mapping of columns.")
     return {"x": matrix}
 
@@ -165,16 +167,6 @@ def _table(inputs: Mapping[str, Array]) -> Array:
     for k, column in enumerate(columns):
         mixed[:, k] = column
     return mixed
-
-
-def _score(outputs: Mapping[str, Array], spec: Any) -> Any:
-    probability = outputs.get("probability")
-    if probability is not None and probability.ndim == 2 and probability.shape[1] == 2:
-        return spec.ScoreSpec("probability", 1)
-    for name, array in outputs.items():
-        if name != "probability" and array.ndim == 1 and array.dtype.kind in "fiu":
-            return spec.ScoreSpec(name)
-    return None
 
 
 def _profile(model: Any, kind: str, described: BundleSpec, rows: Mapping[str, Array]) -> Any:

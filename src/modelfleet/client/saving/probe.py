@@ -1,0 +1,181 @@
+"""Completing a draft: the model itself says what it takes and answers its example.
+
+That happens in a process with the model's framework: this interpreter if it has it, else an
+environment that uv makes (and keeps in its cache).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from modelfleet.client.errors import ClientError
+from modelfleet.client.saving.drafts import Draft, is_here
+from modelfleet.client.saving.objects import Saved, own_python
+
+if TYPE_CHECKING:
+    from modelfleet_worker.wire.signature import Array
+
+_NEEDS = ("msgspec>=0.18", "numpy>=1.21")
+_TIMEOUT_SECONDS = 1800
+
+
+class Described(msgspec.Struct, frozen=True):
+    """What `modelfleet_worker.describe` answers."""
+
+    runtime: str = ""
+    error: str = ""
+    versions: dict[str, str] = {}
+
+
+def complete(
+    draft: Draft,
+    rows: Mapping[str, Array] | None,
+    reference: Mapping[str, Array] | None,
+    *,
+    given: bool,
+    tell: Callable[[str], None],
+) -> Saved:
+    """The bundle. given: the caller named the requirements, so this interpreter won't do.
+
+    Raises `ClientError` with the model's own complaint.
+    """
+    from modelfleet_worker.wire.vocabulary import RUNTIMES
+
+    _write(draft, rows, reference)
+    framework = RUNTIMES[draft.runtime]
+    here = not given and draft.runtime != "mlflow" and draft.python == own_python()
+    if here and is_here(framework.module) and (draft.runtime != "keras" or _backend_is_here()):
+        command = [sys.executable, "-m", "modelfleet_worker.describe", str(draft.folder)]
+        answer = _run(command, draft.folder)
+    else:
+        tell(f"making an environment for {framework.title} to read the model")
+        answer = _in_its_environment(draft)
+    if answer.error:
+        raise ClientError(f"The model can't be registered: {answer.error}")
+    files = {
+        path.relative_to(draft.folder / "files").as_posix(): path.read_bytes()
+        for path in sorted((draft.folder / "files").rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    return Saved(files, _final(draft, answer), draft.python)
+
+
+def _write(
+    draft: Draft, rows: Mapping[str, Array] | None, reference: Mapping[str, Array] | None
+) -> None:
+    import numpy as np
+
+    said = {
+        "runtime": draft.runtime,
+        "artifact": draft.artifact,
+        "options": draft.options,
+        "features": draft.features,
+        "refuse_missing": draft.refuse_missing,
+    }
+    (draft.folder / "draft.json").write_bytes(msgspec.json.encode(said))
+    for name, given in (("inputs.npz", rows), ("reference.npz", reference)):
+        if given is not None:
+            plain: dict[str, Any] = {key: _plain(array) for key, array in given.items()}
+            np.savez(draft.folder / name, **plain)
+
+
+def _plain(array: Array) -> Array:
+    """Text without pickles."""
+    return array.astype(str) if array.dtype.kind == "O" else array
+
+
+def _in_its_environment(draft: Draft) -> Described:
+    """Without what may be superfluous, if it turns out to be."""
+    lean = [one for one in draft.requirements if one not in draft.droppable]
+    answer = _run(_uv_run(draft, lean), draft.folder)
+    if answer.error and draft.droppable:
+        return _run(_uv_run(draft, draft.requirements), draft.folder)
+    draft.requirements = tuple(lean)
+    return answer
+
+
+def _uv_run(draft: Draft, requirements: Sequence[str]) -> list[str]:
+    wanted = [*requirements, *_NEEDS, *(["pyyaml"] if draft.runtime == "mlflow" else [])]
+    file = draft.folder / "requirements.in"
+    file.write_text("\n".join(wanted))
+    beside = Path(sys.executable).parent / "uv"
+    uv = str(beside) if beside.exists() else shutil.which("uv")
+    if uv is None:
+        raise ClientError("uv is needed to read this model: pip install 'modelfleet[standard]'.")
+    python = sys.executable
+    if draft.python != own_python():
+        python = draft.python
+        find = [uv, "python", "find", "--quiet", "--no-project", "--system", python]
+        if subprocess.run(find, capture_output=True, check=False).returncode != 0:
+            raise ClientError(
+                f"Python {python}, which this model asks for, is not installed on this "
+                f"machine. Install it (uv python install {python}), or try another: "
+                f"python={own_python()!r}, --python {own_python()}."
+            )
+    return [
+        *(uv, "run", "--no-project", "--isolated", "--python", python),
+        *("--with-requirements", str(file), "--"),
+        *("python", "-m", "modelfleet_worker.describe", str(draft.folder)),
+    ]
+
+
+def _run(command: list[str], folder: Path) -> Described:
+    import modelfleet_worker
+
+    package = str(Path(modelfleet_worker.__file__).parent.parent)
+    worker = folder / "worker"
+    if not worker.exists():  # a folder with nothing else in it: ours must not shadow the model's
+        worker.mkdir()
+        (worker / "modelfleet_worker").symlink_to(Path(package) / "modelfleet_worker")
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    env |= {"PYTHONPATH": str(worker), "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+            env=env,
+            cwd=tempfile.gettempdir(),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ClientError(f"Reading the model took over {_TIMEOUT_SECONDS} s.") from error
+    line = done.stdout.strip().rpartition("\n")[2]
+    if line.startswith("{"):
+        return msgspec.json.decode(line, type=Described)
+    lines = [one.strip() for one in done.stderr.splitlines() if one.strip()]
+    said = " ".join(lines[-8:])[-800:]
+    raise ClientError(f"The model can't be read (exit code {done.returncode}): {said}")
+
+
+def _final(draft: Draft, answer: Described) -> tuple[str, ...]:
+    """The requirements, at the versions that read the model; without MLflow if it isn't used."""
+    kept = [
+        one
+        for one in draft.requirements
+        if not (draft.runtime == "mlflow" != answer.runtime and one.startswith("mlflow-skinny"))
+    ]
+    if draft.runtime == "mlflow" and answer.runtime == "onnx":
+        kept.append("onnxruntime")
+    return tuple(sorted({_pin(one, answer.versions) for one in kept}))
+
+
+def _pin(requirement: str, versions: Mapping[str, str]) -> str:
+    if re.search(r"[<>=~!@;\[]", requirement):
+        return requirement
+    found = versions.get(re.sub(r"[-_.]+", "-", requirement).lower())
+    return f"{requirement}=={found.partition('+')[0]}" if found else requirement
+
+
+def _backend_is_here() -> bool:
+    return any(is_here(name) for name in ("tensorflow", "torch", "jax"))

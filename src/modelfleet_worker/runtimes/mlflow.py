@@ -1,0 +1,158 @@
+"""Models in MLflow's format: a folder with `MLmodel`, loaded as pyfunc.
+
+`facts` reads the folder's own signature, input example and conda file. Flavours that one of our
+runtimes serves natively (scikit-learn, ONNX) are handed to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from modelfleet_worker.runtimes.base import Facts, LoadError, Tensors, framework
+from modelfleet_worker.wire.signature import Array, TensorSpec
+from modelfleet_worker.wire.spec import BundleSpec
+
+COLUMNS = {
+    "double": "FP64",
+    "float": "FP32",
+    "long": "INT64",
+    "integer": "INT32",
+    "boolean": "BOOL",
+    "string": "BYTES",
+}
+TENSORS = {"float64": "FP64", "float32": "FP32", "float16": "FP16", "bool": "BOOL", "str": "BYTES"}
+TENSORS.update({f"{u}int{n}": f"{u}int{n}".upper() for u in ("", "u") for n in (8, 16, 32, 64)})
+NATIVE = {"sklearn": ("sklearn", "pickled_model"), "onnx": ("onnx", "data")}
+
+
+class MlflowRuntime:
+    """Columns become a pandas frame; a matrix, or `options.tensors`, arrays."""
+
+    def __init__(self, artifact: Path, spec: BundleSpec) -> None:
+        os.environ.setdefault("MLFLOW_TRACKING_URI", "file:///dev/null")
+        pyfunc = framework("mlflow.pyfunc")
+        try:
+            self._model = pyfunc.load_model(str(artifact))
+        except Exception as error:  # loaders raise anything
+            raise LoadError(
+                f"{artifact.name}: {type(error).__name__}: {str(error)[:400]}"
+            ) from error
+        self._names = [tensor.name for tensor in spec.signature.inputs]
+        self._arrays = bool(spec.options.get("tensors")) or spec.signature.is_matrix
+        self._single = len(self._names) == 1 and not spec.options.get("named")
+        self._pandas = None if self._arrays else framework("pandas")
+
+    @staticmethod
+    def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
+        said = framework("yaml").safe_load((artifact / "MLmodel").read_text("utf-8"))
+        flavors = said.get("flavors") or {}
+        if not flavors:
+            raise LoadError("it names no flavors: an external model can't be served here")
+        _refuse_conda(artifact)
+        signature = said.get("signature") or {}
+        inputs, extra = _inputs(json.loads(signature.get("inputs") or "[]"))
+        example = _example(artifact, inputs)
+        native = _native(flavors)
+        if native is not None:
+            runtime, path, more = native
+            if runtime == "onnx":  # the graph knows its own tensors
+                return Facts(None, (), "predict", more, None, runtime, path, example)
+            return Facts(inputs, ("prediction",), "predict", more, None, runtime, path, example)
+        if "python_function" not in flavors:
+            raise LoadError(f"it can't be loaded as pyfunc: its flavors are {sorted(flavors)}")
+        return Facts(inputs, (), options={**options, **extra}, example=example)
+
+    def predict(self, inputs: Tensors) -> Tensors:
+        data: Any = {name: inputs[name] for name in self._names}
+        if self._pandas is not None:
+            data = self._pandas.DataFrame(data)
+        elif self._single:
+            data = inputs[self._names[0]]
+        return _named(self._model.predict(data))
+
+
+def _native(flavors: Mapping[str, Any]) -> Optional[tuple[str, str, dict[str, Any]]]:
+    """Our runtime for one of the flavours, the path of its artifact, and its options."""
+    for flavor, (runtime, key) in NATIVE.items():
+        found = flavors.get(flavor)
+        if not isinstance(found, dict) or not found.get(key) or found.get("code"):
+            continue
+        options: dict[str, Any] = {}
+        if found.get("skops_trusted_types"):
+            options["trusted"] = found["skops_trusted_types"]
+        wanted = (flavors.get("python_function") or {}).get("predict_fn", "predict")
+        if wanted == "predict":
+            return runtime, str(found[key]), options
+    return None
+
+
+def _refuse_conda(folder: Path) -> None:
+    """What only conda could install is refused, never dropped."""
+    path = folder / "conda.yaml"
+    if not path.exists():
+        return
+    listed = (framework("yaml").safe_load(path.read_text("utf-8")) or {}).get("dependencies", [])
+    names = [one for one in listed if isinstance(one, str)]
+    foreign = [one for one in names if re.split(r"[<>=! ]", one)[0] not in ("python", "pip")]
+    if foreign:
+        raise LoadError(f"it needs the conda packages {foreign}; only pip's can be installed here")
+
+
+def _inputs(specs: Any) -> tuple[Optional[tuple[TensorSpec, ...]], dict[str, Any]]:
+    """Tensors of a signature in MLflow's JSON, and the options that go with them."""
+    if not specs:
+        return None, {}
+    tensors = [one for one in specs if one.get("type") == "tensor"]
+    if tensors:
+        found = []
+        for one in tensors:
+            dtype, shape = one["tensor-spec"]["dtype"], one["tensor-spec"]["shape"]
+            if dtype not in TENSORS or not shape:
+                raise LoadError(f"its signature has a tensor of {dtype} {shape}")
+            found.append(TensorSpec(one.get("name") or "x", TENSORS[dtype], (-1, *shape[1:])))
+        named = any(one.get("name") for one in tensors)
+        return tuple(found), {"tensors": True, **({"named": True} if named else {})}
+    columns = []
+    for k, one in enumerate(specs):
+        if one["type"] not in COLUMNS:
+            raise LoadError(f"column {one.get('name', k)!r} of its signature is a {one['type']}")
+        columns.append(TensorSpec(str(one.get("name", f"c{k}")), COLUMNS[one["type"]], (-1,)))
+    return tuple(columns), {}
+
+
+def _example(folder: Path, inputs: Optional[tuple[TensorSpec, ...]]) -> Optional[dict[str, Array]]:
+    """The rows of the folder's input example, by tensor name."""
+    path = folder / "serving_input_example.json"
+    if not path.exists():
+        return None
+    said = json.loads(path.read_text("utf-8"))
+    if "dataframe_split" in said:
+        split = said["dataframe_split"]
+        rows = split["data"]
+        columns = [np.array([row[k] for row in rows]) for k in range(len(rows[0]))]
+        names = [str(one) for one in split.get("columns", range(len(columns)))]
+        return dict(zip(names, columns))
+    given = said.get("inputs", said.get("instances"))
+    if isinstance(given, dict):
+        return {str(name): np.array(values) for name, values in given.items()}
+    if given is None:
+        return None
+    return {inputs[0].name if inputs else "x": np.array(given)}
+
+
+def _named(found: Any) -> dict[str, Array]:
+    """Outputs of pyfunc by name: columns of a frame, keys of a dict, else `prediction`."""
+    if hasattr(found, "columns"):
+        if len(found.columns) == 1:
+            return {"prediction": found.iloc[:, 0].to_numpy()}
+        return {str(name): found[name].to_numpy() for name in found.columns}
+    if isinstance(found, Mapping):
+        return {str(name): np.asarray(values) for name, values in found.items()}
+    return {"prediction": np.asarray(found)}
