@@ -126,6 +126,11 @@ class Layout:
         return self.sockets / "gateway-admin.sock"
 
     @property
+    def grpc_socket(self) -> Path:
+        """Where the service that speaks gRPC listens; the gateway passes its calls on."""
+        return self.sockets / "grpc.sock"
+
+    @property
     def segments(self) -> Path:
         return self.home / "segments"
 

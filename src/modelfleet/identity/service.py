@@ -18,6 +18,7 @@ from modelfleet.core.authorization import (
     Role,
     authorize,
 )
+from modelfleet.core.claims import PRIORITIES, check_scopes, covers
 from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
@@ -62,21 +63,32 @@ class IdentityService:
         name: str = "",
         models: tuple[str, ...] = (),
         seconds: int = 90 * 86_400,
+        priority: str = "",
     ) -> tuple[str, KeyInfo]:
         """A key for `principal`; it is shown once and not kept.
 
-        `models` are the endpoints that it may call for predictions, `*` all of them.
+        `models` are its scopes: the endpoints that it may call, each with all that can be done
+        there or one action (`churn:infer`); `*` is all endpoints. The key also says the teams that
+        the principal has grants for now. `priority` of its requests: the endpoint's, if empty.
         """
+        check_scopes(models)
+        if priority and priority not in PRIORITIES:
+            raise InvalidInput(f"A priority is one of {', '.join(PRIORITIES)}.")
         if not 1 <= seconds <= ADMIN_KEY_DAYS * 86_400:
             raise InvalidInput("A key lives between one second and 365 days.")
         with self._database.begin() as connection:
             owner = self._principal(connection, principal)
-            reach = set(self._models_of(connection, actor))
-            own = owner.id == actor.id and ("*" in reach or set(models) <= reach)
-            if not own:
+            reach = self._models_of(connection, actor)
+            own = owner.id == actor.id and all(covers(reach, scope) for scope in models)
+            if not own or priority == "high":
                 authorize(actor, Action.MANAGE_ACCESS, Resource("principal", owner.name))
             text, token = self._signing_key.issue(
-                owner.id, name or owner.name, models=models, seconds=seconds
+                owner.id,
+                name or owner.name,
+                models=models,
+                seconds=seconds,
+                teams=tuple({grant.team for grant in owner.grants} - {"*"}),
+                priority=priority,
             )
             connection.execute(
                 sa.insert(store.key).values(
@@ -90,6 +102,7 @@ class IdentityService:
             )
             resource = Resource("key", token.id)
             details = {"principal": owner.name, "models": list(models), "seconds": seconds}
+            details |= {"priority": priority} if priority else {}
             audit.record(connection, actor, "create-key", resource, details)
             info = next(k for k in store.list_keys(connection) if k.id == token.id)
         return text, info

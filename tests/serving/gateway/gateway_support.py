@@ -15,6 +15,10 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from modelfleet.core.claims import AUDIENCE, ISSUER
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
 from modelfleet.serving.gateway import GatewayFiles, PoolAddress, command
@@ -107,6 +111,23 @@ class Gateway:
         """(token, its id)"""
         text, token = self.key.issue("caller-1", "test", models=models, seconds=seconds)
         return text, token.id
+
+    def token_of(
+        self, caller: str, *models: str, teams: tuple[str, ...] = (), priority: str = ""
+    ) -> str:
+        issued = self.key.issue(
+            caller, "test", models=models, seconds=600, teams=teams, priority=priority
+        )
+        return issued[0]
+
+    def old_token(self, *models: str) -> str:
+        """As they were made before keys could be for one action."""
+        key = ECKey.import_key(self.layout.signing_key.read_bytes())
+        now = int(time.time())
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "caller-1", "name": "test", "jti": "old"}
+        claims |= {"iat": now, "exp": now + 600, "models": list(models)}
+        header = {"alg": "ES256", "kid": key.thumbprint()}
+        return jwt.encode(header, claims, key, algorithms=["ES256"])
 
     def connect(self) -> HTTPConnection:
         return HTTPConnection("127.0.0.1", self.port, timeout=20)

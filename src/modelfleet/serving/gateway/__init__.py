@@ -10,7 +10,10 @@ from modelfleet.serving.gateway.config import (
     EndpointRoutes,
     GatewayConfig,
     PoolAddress,
+    RateLimit,
+    Rule,
     Shadow,
+    Sticky,
     Target,
 )
 from modelfleet.serving.gateway.files import GatewayFiles, GatewayStatistics
@@ -21,7 +24,10 @@ __all__ = [
     "GatewayFiles",
     "GatewayStatistics",
     "PoolAddress",
+    "RateLimit",
+    "Rule",
     "Shadow",
+    "Sticky",
     "Target",
     "command",
     "envoy_binary",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from modelfleet.serving.gateway.config import PoolAddress
 
 CONTROL_PLANE = "control-plane"
+GRPC = "grpc"
 _CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -100,6 +101,22 @@ def control_plane(at: tuple[str, int]) -> dict[str, object]:
             }
         },
         "load_assignment": _assignment(CONTROL_PLANE, [address]),
+    }
+
+
+def grpc(socket: str) -> dict[str, object]:
+    """The service that speaks gRPC, over HTTP/2 on its Unix socket; 503 while nobody listens."""
+    return {
+        "name": GRPC,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            _HTTP_OPTIONS: {
+                "@type": f"type.googleapis.com/{_HTTP_OPTIONS}",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "load_assignment": _assignment(GRPC, [{"pipe": {"path": socket}}]),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from modelfleet.core.errors import InvalidInput
 
@@ -13,10 +14,12 @@ FULL = 10_000
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _HEADER = re.compile(r"[a-z0-9-]{1,100}")
 
+Priority = Literal["high", "normal", "low"]
+
 
 @dataclass(frozen=True)
 class Target:
-    """A version that an endpoint names. Weight 0: reachable by pin only."""
+    """A version that an endpoint names. Weight 0: reachable by pin and by rules only."""
 
     version_index: int
     version: str
@@ -38,12 +41,53 @@ class Shadow:
 
 
 @dataclass(frozen=True)
+class Sticky:
+    """What decides which version answers, so that the same client gets the same one."""
+
+    by: Literal["header", "cookie", "caller"]
+    name: str = ""
+    """of the header or cookie"""
+
+    def __post_init__(self) -> None:
+        if self.by == "header" and not _HEADER.fullmatch(self.name):
+            raise InvalidInput(f"{self.name[:120]!r} is not a header name in lower case.")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Requests that go to one version before any weight counts."""
+
+    version_index: int
+    by: Literal["header", "caller", "team"]
+    value: str
+    """what a header holds; the caller's id; the team's name"""
+    name: str = ""
+    """of the header"""
+    prefix: bool = False
+    """the header's value only begins with `value`"""
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """Of each caller by itself: a bucket that holds `requests` and is filled anew in `seconds`."""
+
+    requests: int
+    seconds: int
+
+
+@dataclass(frozen=True)
 class EndpointRoutes:
     name: str
     targets: tuple[Target, ...]
     shadows: tuple[Shadow, ...] = ()
-    sticky: str | None = None
-    """request header whose value decides which version answers"""
+    sticky: Sticky | None = None
+    rules: tuple[Rule, ...] = ()
+    """the first that fits decides"""
+    rate_limit: RateLimit | None = None
+    concurrency: int | None = None
+    """requests that a worker runs at once for this endpoint; the worker sees to it"""
+    priority: Priority = "normal"
+    """of callers whose key says nothing"""
     timeout_ms: int = 30_000
     per_try_timeout_ms: int | None = None
     """mends hangs of a worker: after it, another replica is asked"""
@@ -51,21 +95,22 @@ class EndpointRoutes:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidInput(f"{self.name[:120]!r} can't name an endpoint.")
-        if self.sticky is not None and not _HEADER.fullmatch(self.sticky):
-            raise InvalidInput(f"{self.sticky[:120]!r} is not a header name in lower case.")
         for share in (*(t.weight for t in self.targets), *(s.fraction for s in self.shadows)):
             if not 0 <= share <= FULL:
                 raise InvalidInput(f"Endpoint {self.name}: {share} is not 0 to {FULL}.")
         indexes = [target.version_index for target in self.targets]
         if len(set(indexes)) != len(indexes):
             raise InvalidInput(f"Endpoint {self.name} names a version twice.")
+        for rule in self.rules:
+            if rule.version_index not in indexes:
+                raise InvalidInput(f"Endpoint {self.name}: a rule's version is not a target.")
 
 
 @dataclass(frozen=True)
 class PoolAddress:
     pool: str
     sockets: tuple[str, ...]
-    """absolute paths of Unix sockets, one per replica"""
+    """one per replica: the absolute path of a Unix socket, or `tcp://host:port` (mutual TLS)"""
 
 
 @dataclass(frozen=True)

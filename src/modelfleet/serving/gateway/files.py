@@ -59,6 +59,8 @@ class GatewayFiles:
         self._keys = layout.keys
         self._admin = layout.gateway_admin_socket
         self._max_body_bytes = max_body_bytes
+        self._grpc = layout.grpc_socket
+        self._routes = routes.RouteRenderer()
         self._wanted: list[dict[str, object]] | None = None
 
     def bootstrap(self, *, host: str, port: int, control_plane: tuple[str, int], jwks: str) -> None:
@@ -67,7 +69,7 @@ class GatewayFiles:
         host, port: where clients come in. control_plane: address and port.
         jwks: the public keys as JSON.
         """
-        start = bootstrap.render(self._folder, self._admin, control_plane)
+        start = bootstrap.render(self._folder, self._admin, control_plane, self._grpc)
         entrance = listener.render(
             "1",
             host=host,
@@ -102,7 +104,7 @@ class GatewayFiles:
         leaving = [c for c in self._present() if c["name"] not in names]
         self._publish("cds.json", clusters.render(version, [*self._wanted, *leaving]), version)
         self._await_health(names)
-        self._publish("rds.json", routes.render(config, self.secret()), version)
+        self._publish("rds.json", self._routes.render(config, self.secret()), version)
 
     def tidy(self) -> bool:
         """Drop the clusters that nothing routes to since five seconds. True if none is left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelfleet.serving.gateway import access
+from modelfleet.serving.gateway import access, limits
 from modelfleet.serving.gateway.bootstrap import NODE
 from modelfleet.serving.gateway.replies import local_replies
 from modelfleet.serving.gateway.routes import ROUTES
@@ -77,6 +77,7 @@ def _http(jwks: str, max_body_bytes: int, folder: Path) -> dict[str, object]:
         },
         "http_filters": [
             *access.filters(jwks),
+            *limits.filters(),
             *_body_limits(max_body_bytes),
             {
                 "name": "envoy.filters.http.router",
