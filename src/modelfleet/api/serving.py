@@ -16,6 +16,7 @@ from modelfleet.rollouts.plan import Spec
 from modelfleet.rollouts.service import Details
 from modelfleet.rollouts.store import Rollout
 from modelfleet.serving.endpoints import Endpoint
+from modelfleet.serving.traffic import Traffic
 
 router = APIRouter(prefix="/v1", tags=["serving"])
 
@@ -27,6 +28,41 @@ class Body(BaseModel):
 class EndpointBody(Body):
     name: str
     model: str
+
+
+class StickyBody(Body):
+    by: Literal["header", "cookie", "caller"]
+    name: str = ""
+
+
+class RuleBody(Body):
+    """One of header (with equals or prefix), caller and team."""
+
+    version: str
+    header: str = ""
+    equals: str = ""
+    prefix: str = ""
+    caller: str = ""
+    team: str = ""
+    version_id: str = Field(default="", description="read only")
+    caller_id: str = Field(default="", description="read only")
+
+
+class RateLimitBody(Body):
+    requests: int
+    seconds: int = 1
+
+
+class TrafficBody(Body):
+    """Fields that change; null takes one back."""
+
+    sticky: StickyBody | None = None
+    rules: list[RuleBody] = Field(default_factory=list)
+    rate_limit: RateLimitBody | None = Field(default=None, description="of each caller")
+    concurrency: int | None = Field(default=None, description="in one worker")
+    priority: Literal["high", "normal", "low"] = "normal"
+    timeout_ms: int | None = None
+    per_try_timeout_ms: int | None = None
 
 
 class AnalysisBody(Body):
@@ -74,6 +110,18 @@ def create_endpoint(fleet: FleetDep, caller: Caller, body: EndpointBody) -> Endp
 @router.get("/endpoints/{name}", **permits(Action.READ))
 def get_endpoint(fleet: FleetDep, caller: Caller, name: str) -> Endpoint:
     return fleet.endpoints.get(caller, name)
+
+
+@router.get("/endpoints/{name}/traffic", **permits(Action.READ))
+def get_traffic(fleet: FleetDep, caller: Caller, name: str) -> Traffic:
+    return fleet.endpoints.get(caller, name).traffic
+
+
+@router.patch("/endpoints/{name}/traffic", **permits(Action.ROLLOUT))
+def set_traffic(fleet: FleetDep, caller: Caller, name: str, body: TrafficBody) -> Endpoint:
+    """Only the fields that are given change. The answer's `revision` is live once
+    `applied_revision` has reached it."""
+    return fleet.endpoints.set_traffic(caller, name, body.model_dump(exclude_unset=True))
 
 
 @router.delete("/endpoints/{name}", status_code=204, **permits(Action.DELETE))

@@ -76,7 +76,7 @@ class TrafficController:
     def _versions(
         self, endpoints: Sequence[Endpoint], rollouts: Sequence[Row]
     ) -> dict[str, Version]:
-        wanted = {route.version_id for one in endpoints for route in one.routes}
+        wanted = {version_id for one in endpoints for version_id in one.version_ids}
         wanted |= {row.to_version_id for row in rollouts}
         wanted |= {row.from_version_id for row in rollouts if row.from_version_id}
         return self._rooms.registry.versions_by_id(sorted(wanted))
