@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from modelfleet.rollouts.plan import Spec
 from modelfleet.rollouts.service import Details
 from modelfleet.rollouts.store import Rollout
 from modelfleet.serving.endpoints import Endpoint
+from modelfleet.serving.gateway import Asked, Explanation
 from modelfleet.serving.traffic import Traffic
 
 router = APIRouter(prefix="/v1", tags=["serving"])
@@ -122,6 +124,48 @@ def set_traffic(fleet: FleetDep, caller: Caller, name: str, body: TrafficBody) -
     """Only the fields that are given change. The answer's `revision` is live once
     `applied_revision` has reached it."""
     return fleet.endpoints.set_traffic(caller, name, body.model_dump(exclude_unset=True))
+
+
+@dataclass(frozen=True)
+class Explained:
+    gateway: Explanation
+    in_step: bool
+    """the gateway runs what was written last"""
+    applied: bool
+    """what was written last holds the endpoint's newest routes and policy"""
+
+
+@router.get("/endpoints/{name}/gateway", **permits(Action.READ))
+def explain_gateway(
+    fleet: FleetDep,
+    caller: Caller,
+    name: str,
+    path: Annotated[str | None, Query(description="try a request; begins with a slash")] = None,
+    method: str = "POST",
+    header: Annotated[list[str] | None, Query(description="of that request: NAME=VALUE")] = None,
+    by: Annotated[str | None, Query(description="principal who sends that request")] = None,
+) -> Explained:
+    """What the gateway does with requests for this endpoint; with path, header or by: with one."""
+    place = fleet.endpoints.get(caller, name)
+    asked = None
+    if path is not None or header or by:
+        who = fleet.identity.find_principal(caller, by) if by else None
+        asked = Asked(
+            path=path or f"/v2/models/{name}/infer",
+            method=method,
+            headers=dict(_header(one) for one in header or ()),
+            caller=who.id if who else "",
+            teams=frozenset(grant.team for grant in who.grants) if who else frozenset(),
+        )
+    found = fleet.gateway.explain(name, asked)
+    return Explained(found, found.in_step, place.applied_revision >= place.revision)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InvalidInput(f"{text[:120]!r} is no header: write NAME=VALUE.")
+    return name.lower(), value
 
 
 @router.delete("/endpoints/{name}", status_code=204, **permits(Action.DELETE))

@@ -171,6 +171,13 @@ class IdentityService:
         with self._database.read() as connection:
             return store.list_principals(connection)
 
+    def find_principal(self, actor: Principal, name: str) -> PrincipalInfo:
+        """By name or id. Whoever manages access may ask for anybody, others for themselves."""
+        if name not in (actor.id, actor.name):
+            authorize(actor, Action.MANAGE_ACCESS, Resource("principal", name))
+        with self._database.read() as connection:
+            return self._principal(connection, name)
+
     def names(self, ids: Collection[str]) -> dict[str, str]:
         """Names of principals by id, for whoever may see what they did."""
         with self._database.read() as connection:

@@ -16,10 +16,15 @@ from modelfleet.serving.gateway.config import (
     Sticky,
     Target,
 )
+from modelfleet.serving.gateway.decide import Asked, Decision
+from modelfleet.serving.gateway.explain import Explanation
 from modelfleet.serving.gateway.files import GatewayFiles, GatewayStatistics
 
 __all__ = [
+    "Asked",
+    "Decision",
     "EndpointRoutes",
+    "Explanation",
     "GatewayConfig",
     "GatewayFiles",
     "GatewayStatistics",

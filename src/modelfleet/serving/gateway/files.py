@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Set
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -19,6 +20,8 @@ from modelfleet.core.files import write_atomically
 from modelfleet.core.layout import Layout
 from modelfleet.serving.gateway import admin, bootstrap, clusters, listener, routes
 from modelfleet.serving.gateway.config import GatewayConfig
+from modelfleet.serving.gateway.decide import Asked
+from modelfleet.serving.gateway.explain import Explanation, explain, health_of
 
 _PATIENCE_SECONDS = 2.5
 """How long `write` waits for Envoy; a new cluster's first health check may take a second."""
@@ -125,6 +128,29 @@ class GatewayFiles:
         if found is None or found.warming_clusters:
             return 0
         return min(found.routes_version, found.clusters_version)
+
+    def configuration(self) -> GatewayConfig:
+        """What was wanted last; it outlives the control plane."""
+        try:
+            return msgspec.json.decode(self.wanted_file.read_bytes(), type=GatewayConfig)
+        except FileNotFoundError:
+            return GatewayConfig(0)
+
+    @property
+    def wanted_file(self) -> Path:
+        return self._folder / "config.json"
+
+    def explain(self, endpoint: str, asked: Asked | None = None) -> Explanation:
+        """What happens to requests for `endpoint`, to `asked` in particular."""
+        found = self.statistics()
+        return explain(
+            self.configuration(),
+            endpoint,
+            running=self.acknowledged(),
+            refused=found.rejected if found else 0,
+            health=health_of(self._admin),
+            asked=asked,
+        )
 
     def statistics(self) -> GatewayStatistics | None:
         """None while Envoy doesn't answer."""
