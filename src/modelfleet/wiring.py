@@ -78,7 +78,7 @@ def build(settings: Settings) -> Fleet:
     converters = Converters(layout.worker_package, _confinement(settings))
     prepare = PrepareService(layout, database, registry, bundles, environments, converters)
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
-    gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes)
+    gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes, tls=settings.tls)
     monitoring = MonitoringService(database, evidence, settings)
     serving = Serving(
         registry, bundles, endpoints, identity, environments, gateway, Path(sys.executable)
@@ -89,7 +89,11 @@ def build(settings: Settings) -> Fleet:
         endpoints,
         rollouts,
         TrafficController(settings, serving),
-        [converters.end_idle, _watch_over(monitoring, endpoints, registry)],
+        [
+            converters.end_idle,
+            gateway.certificates.refresh,
+            _watch_over(monitoring, endpoints, registry),
+        ],
         settings.reconcile.interval_seconds,
     )
     return Fleet(

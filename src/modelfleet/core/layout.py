@@ -29,6 +29,14 @@ class Layout:
         return self.keys / "jwks.json"
 
     @property
+    def authority_key(self) -> Path:
+        return self.keys / "authority.key"
+
+    @property
+    def authority_certificate(self) -> Path:
+        return self.keys / "authority.pem"
+
+    @property
     def admin_key(self) -> Path:
         return self.home / "admin.key"
 

@@ -85,7 +85,7 @@ def test_only_inference_is_mirrored() -> None:
 
 
 def test_only_the_connection_itself_ejects_a_worker() -> None:
-    detection = pool_cluster(PoolAddress("p", ("/s",)))["outlier_detection"]
+    detection = pool_cluster(PoolAddress("p", ("/s",)), Path("/f"))["outlier_detection"]
     assert detection["enforcing_consecutive_5xx"] == 0  # type: ignore[index]
     assert detection["enforcing_consecutive_gateway_failure"] == 0  # type: ignore[index]
 

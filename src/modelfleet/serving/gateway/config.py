@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Literal
 
 from modelfleet.core.errors import InvalidInput
@@ -111,6 +112,43 @@ class PoolAddress:
     pool: str
     sockets: tuple[str, ...]
     """one per replica: the absolute path of a Unix socket, or `tcp://host:port` (mutual TLS)"""
+
+    def __post_init__(self) -> None:
+        for address in self.elsewhere:
+            host, port = host_and_port(address)
+            if not host or not 0 < port < 65536:
+                raise InvalidInput(f"Pool {self.pool}: {address[:120]!r} is not tcp://host:port.")
+        if self.by_name and len(self.elsewhere) < len(self.sockets):
+            raise InvalidInput(
+                f"Pool {self.pool} has replicas here and on named hosts: use IP addresses."
+            )
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Addresses of replicas that are reached over the network."""
+        return tuple(one for one in self.sockets if one.startswith(_TCP))
+
+    @property
+    def by_name(self) -> bool:
+        """Whether a host must be looked up."""
+        return not all(_is_ip(host_and_port(one)[0]) for one in self.elsewhere)
+
+
+_TCP = "tcp://"
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of `tcp://host:port`; an IPv6 host stands in brackets."""
+    host, _, port = address.removeprefix(_TCP).rpartition(":")
+    return host.strip("[]"), int(port) if port.isascii() and port.isdigit() else 0
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

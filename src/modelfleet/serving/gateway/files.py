@@ -19,6 +19,7 @@ from modelfleet.core.errors import FleetError
 from modelfleet.core.files import write_atomically
 from modelfleet.core.layout import Layout
 from modelfleet.serving.gateway import admin, bootstrap, clusters, listener, routes
+from modelfleet.serving.gateway.certificates import Certificates
 from modelfleet.serving.gateway.config import GatewayConfig
 from modelfleet.serving.gateway.decide import Asked
 from modelfleet.serving.gateway.explain import Explanation, explain, health_of
@@ -57,7 +58,15 @@ class GatewayStatistics:
 class GatewayFiles:
     """Reads and writes `run/gateway/` of one home."""
 
-    def __init__(self, layout: Layout, *, max_body_bytes: int = 16 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        max_body_bytes: int = 16 * 1024 * 1024,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
+        """tls: paths of the certificate chain and key that clients are shown."""
+        self.certificates = Certificates(layout, tls)
         self._folder = layout.gateway
         self._keys = layout.keys
         self._admin = layout.gateway_admin_socket
@@ -80,7 +89,9 @@ class GatewayFiles:
             jwks=jwks,
             max_body_bytes=self._max_body_bytes,
             folder=self._folder,
+            secure=self.certificates.server,
         )
+        self.certificates.publish_server()
         self._put("bootstrap.json", start)
         if not (self._folder / "cds.json").exists():
             self._put("cds.json", clusters.render("0", []))
@@ -102,7 +113,9 @@ class GatewayFiles:
         Without a running Envoy the files are written for its next start.
         """
         version = str(config.revision)
-        self._wanted = [clusters.pool_cluster(pool) for pool in config.pools]
+        if any(pool.elsewhere for pool in config.pools):
+            self.certificates.publish_client()
+        self._wanted = [clusters.pool_cluster(pool, self._folder) for pool in config.pools]
         names = {cluster["name"] for cluster in self._wanted}
         leaving = [c for c in self._present() if c["name"] not in names]
         self._publish("cds.json", clusters.render(version, [*self._wanted, *leaving]), version)
