@@ -1,7 +1,8 @@
 # make demo    a fleet of 124 models with half a year of traffic   (make demo ARGS=--exit)
 # make test    all tests
 # make check   format, lint, types, layers, docs
-# make bench   the serving benchmark   (make bench-faults: what dies, and how soon it is back)
+# make bench   the serving benchmark   (make bench-faults: what dies, and how soon it is back;
+#                make bench-gateway: thousands of endpoints)
 # make lock    resolve the dependencies anew
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench bench-faults lock docs clean browser
+.PHONY: demo test check bench bench-faults bench-gateway lock docs clean browser
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -42,6 +43,9 @@ bench: $(VENV)/.installed
 
 bench-faults: $(VENV)/.installed
 	$(BIN)/python bench/faults.py $(ARGS)
+
+bench-gateway: $(VENV)/.installed
+	$(BIN)/python bench/gateway.py $(ARGS)
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/docs.py

@@ -100,7 +100,7 @@ class Transport:
             last = attempt == RETRIES or not repeatable
             try:
                 response = self._http.request(
-                    method, path, params=parameters, content=content, headers=sent
+                    method, path, params=parameters or None, content=content, headers=sent
                 )
             except httpx.ConnectError as error:
                 if attempt == RETRIES:

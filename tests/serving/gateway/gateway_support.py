@@ -133,13 +133,17 @@ class Gateway:
     key: SigningKey
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start_files(self) -> None:
+        """What the host agent does at each of its starts, also while the gateway runs."""
         self.files.bootstrap(
             host="127.0.0.1",
             port=self.port,
             control_plane=("127.0.0.1", self.control_plane_port),
             jwks=self.layout.jwks.read_text(),
         )
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.start_files()
         log = (self.layout.home / "envoy.log").open("ab")
         envoy = subprocess.Popen(command(self.layout.gateway), stdout=log, stderr=log)
         log.close()

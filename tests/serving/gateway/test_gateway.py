@@ -11,9 +11,11 @@ import time
 import urllib.error
 import urllib.request
 
+import msgspec
 import pytest
 from gateway_support import STUB, Gateway, Load, wait_until
 
+from modelfleet.core.files import write_atomically
 from modelfleet.serving.gateway import (
     EndpointRoutes,
     GatewayConfig,
@@ -383,6 +385,29 @@ def test_a_restarted_gateway_serves_the_last_good_configuration(gateway: Gateway
     gateway.start()
     wait_until(lambda: gateway.files.acknowledged() == 4, "revision 4")
     assert gateway.ask(INFER, gateway.token("m1")[0]).status == 200
+
+
+def test_routes_of_another_release_are_written_anew_before_they_count(gateway: Gateway) -> None:
+    """Its filters had other names, so that its routes would ask ours for no scope."""
+    config = GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (gateway.pool("p"),))
+    gateway.files.write(config)
+    token, _ = gateway.token("m1")
+    stranger, _ = gateway.token("m2")
+    routes = gateway.layout.gateway / "rds.json"
+
+    def age() -> None:
+        old = routes.read_bytes().replace(b'"modelfleet.access"', b'"modelfleet.scopes"')
+        write_atomically(routes, old.replace(b'"modelfleet.named"', b'"modelfleet.old"'), 0o600)
+
+    age()
+    gateway.start()  # nobody knows what was wanted
+    assert gateway.ask(INFER, stranger).status == 404
+    gateway.files.write(config)
+    age()
+    write_atomically(gateway.files.wanted_file, msgspec.json.encode(config))
+    gateway.start_files()
+    wait_until(lambda: gateway.ask(INFER, token).status == 200, "our own routes")
+    assert gateway.ask(INFER, stranger).status == 403
 
 
 def test_a_hanging_worker_is_passed_by(gateway: Gateway) -> None:

@@ -4,7 +4,7 @@ Two filters decide, both by rules in the route configuration, so that a change c
 connections that are already open. `ACCESS` has one rule for all endpoints; `NAMED` is a route's
 own: does the key name its endpoint? The plain cases are header matches, because an expression
 costs 5 us a request; keys for single actions (`churn:infer`) are left to an expression in
-`ACCESS`. Without rules nobody gets in.
+`ACCESS`. A route without a rule of its own lets nobody in.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _HEADERS = {
 
 
 def filters(jwks: str) -> list[dict[str, object]]:
-    """The filters in their order: token, access, named. `jwks` is the JSON of public keys."""
+    """The filters in their order: token, access, named. `jwks` is the JSON of public keys.
+
+    Without routes they let pass, so that unknown paths get 404: see `GatewayFiles.bootstrap`.
+    """
     return [
         {"name": _JWT_FILTER, "typed_config": _token_filter(jwks)},
         {"name": ACCESS, "typed_config": {"@type": _RBAC}},

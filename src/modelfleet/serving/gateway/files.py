@@ -18,7 +18,7 @@ import msgspec
 from modelfleet.core.errors import FleetError
 from modelfleet.core.files import write_atomically
 from modelfleet.core.layout import Layout
-from modelfleet.serving.gateway import admin, bootstrap, clusters, listener, routes
+from modelfleet.serving.gateway import access, admin, bootstrap, clusters, listener, routes
 from modelfleet.serving.gateway.certificates import Certificates
 from modelfleet.serving.gateway.config import GatewayConfig
 from modelfleet.serving.gateway.decide import Asked
@@ -97,7 +97,17 @@ class GatewayFiles:
             self._put("cds.json", clusters.render("0", []))
         if not (self._folder / "rds.json").exists():
             self._put("rds.json", routes.render(GatewayConfig(0), self.secret()))
+        self._renew_routes()
         self._put("lds.json", entrance)
+
+    def _renew_routes(self) -> None:
+        """Before the listener: it must not meet routes of a release with other filters, which
+        would ask for no scope."""
+        wanted = self.configuration()
+        if str(wanted.revision) == self._version("rds.json"):
+            self._put("rds.json", self._routes.render(wanted, self.secret()))
+        elif access.NAMED.encode() not in (self._folder / "rds.json").read_bytes():
+            self._put("rds.json", self._routes.render(GatewayConfig(0), self.secret()))
 
     def secret(self) -> str:
         """What the gateway adds to feedback as `x-mf-gateway`: only then is the caller proven."""
