@@ -21,16 +21,19 @@ _SCOPE = re.compile(rf"(\*|[A-Za-z0-9._-]+)(?::({'|'.join(ACTIONS)}))?")
 
 
 ALL = "*"
-NAMES = ","
-"""how the claim `scope` begins if it only names endpoints, without actions"""
 
 
-def scope_claim(scopes: Sequence[str]) -> str:
-    """Scopes as the gateway reads them: `*`, or `,a,b,`, or `:,a:infer,b,` if there are actions."""
-    if not scopes or ALL in scopes:
-        return ALL if scopes else ""
-    names = f"{NAMES}{NAMES.join(scopes)}{NAMES}"
-    return f":{names}" if ":" in names else names
+def scope_claims(scopes: Sequence[str]) -> dict[str, object]:
+    """Scopes as the gateway reads them.
+
+    `named` is a mere list of names: `,a,b,`. Else `scope` is `*`, or `,a:infer,b,` with actions.
+    """
+    if not scopes:
+        return {}
+    if ALL in scopes:
+        return {"scope": ALL}
+    entries = f",{','.join(scopes)},"
+    return {"scope" if ":" in entries else "named": entries}
 
 
 def check_scopes(scopes: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
-from modelfleet.core.claims import AUDIENCE, ISSUER, Token, scope_claim
+from modelfleet.core.claims import AUDIENCE, ISSUER, Token, scope_claims
 from modelfleet.core.errors import Unauthenticated
 from modelfleet.core.files import write_atomically
 from modelfleet.core.ids import new_id
@@ -52,7 +52,7 @@ class SigningKey:
             "iat": now,
             "exp": token.expires_at,
             "models": list(models),
-            "scope": scope_claim(models),
+            **scope_claims(models),
         }
         if teams:
             claims["teams"] = " ".join(sorted(teams))

@@ -110,11 +110,16 @@ def test_nobody_forges_a_scope(gateway: Gateway) -> None:
     gateway.start()
     pool = gateway.pool("p")
     gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
-    forged = {"x-mf-scope": ",*,m1,", "x-mf-teams": "risk", "x-mf-priority": "high"}
+    forged = {
+        "x-mf-scope": "*",
+        "x-mf-named": ",m1,",
+        "x-mf-teams": "risk",
+        "x-mf-priority": "high",
+    }
     for token in (gateway.token("m2")[0], gateway.token()[0], gateway.old_token("m2")):
         assert gateway.ask(INFER, token, headers=forged).status == 403
     seen = gateway.ask(INFER, gateway.token("m1")[0], headers=forged).seen
-    assert "x-mf-scope" not in seen
+    assert not {"x-mf-scope", "x-mf-named"} & set(seen)
     assert "x-mf-teams" not in seen
     assert seen["x-mf-priority"] == "normal"
 

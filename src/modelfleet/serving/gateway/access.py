@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from modelfleet.core.claims import ALL, AUDIENCE, ISSUER, NAMES
+from modelfleet.core.claims import ALL, AUDIENCE, ISSUER
 from modelfleet.serving.gateway import cel
 
 ACCESS = "modelfleet.access"
@@ -24,10 +24,11 @@ _RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 _RBAC_PER_ROUTE = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute"
 _JWT_FILTER = "envoy.filters.http.jwt_authn"
 _PAYLOAD = "jwt"
-SCOPE = "x-mf-scope"
+SCOPE, NAMES = "x-mf-scope", "x-mf-named"
 _HEADERS = {
     "x-mf-caller": "sub",
     SCOPE: "scope",
+    NAMES: "named",
     "x-mf-teams": "teams",
     "x-mf-priority": "priority",
 }
@@ -77,26 +78,20 @@ def defaults(revoked: Sequence[str]) -> dict[str, object]:
 
     A key with a list of names passes here; a route of an endpoint looks for its own among them.
     """
-    named: dict[str, object] = {"header": {"name": SCOPE, "string_match": {"prefix": NAMES}}}
+    named: dict[str, object] = {"header": {"name": NAMES, "present_match": True}}
     everything: dict[str, object] = {"header": {"name": SCOPE, "string_match": {"exact": ALL}}}
     rules: dict[str, object] = {
         "1-named": _policy(_valid(revoked, named)),
         "2-all": _policy(_valid(revoked, everything)),
         "3-actions": _by_expression(revoked),
     }
-    return {ACCESS: _per_route(rules), NAMED: _per_route({})}
+    return {ACCESS: _per_route(rules), NAMED: _refuse(_ANYBODY)}
 
 
 def endpoint(name: str) -> dict[str, object]:
-    """Keys that name it, or that have no mere list of names and passed for other reasons."""
-    own: dict[str, object] = {"name": SCOPE, "string_match": {"contains": f",{name},"}}
-    other: dict[str, object] = {
-        "name": SCOPE,
-        "string_match": {"prefix": NAMES},
-        "invert_match": True,
-        "treat_missing_header_as_empty": True,
-    }
-    return {NAMED: _per_route({"named": _policy({"header": own}, {"header": other})})}
+    """Refuses keys with a list of names that lacks this one; others passed for other reasons."""
+    lacking = {"string_match": {"contains": f",{name},"}, "invert_match": True}
+    return {NAMED: _refuse({"header": {"name": NAMES, **lacking}})}
 
 
 def any_endpoint(revoked: Sequence[str]) -> dict[str, object]:
@@ -124,7 +119,7 @@ def _by_expression(revoked: Sequence[str]) -> dict[str, object]:
 
 
 def _in_scope() -> cel.Tree:
-    """The last two are for keys that were made before there was the claim `scope`.
+    """The last two are for lists of names, and for keys that only have those.
 
     An error, such as a missing claim, counts as no.
     """
@@ -179,6 +174,11 @@ def _valid(revoked: Sequence[str], principal: dict[str, object]) -> dict[str, ob
 
 def _policy(*principals: dict[str, object]) -> dict[str, object]:
     return {"permissions": [_ANYBODY], "principals": list(principals)}
+
+
+def _refuse(principal: dict[str, object]) -> dict[str, object]:
+    rules = {"action": "DENY", "policies": {"lacking": _policy(principal)}}
+    return {"@type": _RBAC_PER_ROUTE, "rbac": {"rules": rules}}
 
 
 def _per_route(policies: dict[str, object]) -> dict[str, object]:
