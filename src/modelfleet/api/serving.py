@@ -133,6 +133,8 @@ class Explained:
     """the gateway runs what was written last"""
     applied: bool
     """what was written last holds the endpoint's newest routes and policy"""
+    keys: list[str] | None
+    """who may call: keys that count now, as `principal (name)`; null if you may not see keys"""
 
 
 @router.get("/endpoints/{name}/gateway", **permits(Action.READ))
@@ -158,7 +160,10 @@ def explain_gateway(
             teams=frozenset(grant.team for grant in who.grants) if who else frozenset(),
         )
     found = fleet.gateway.explain(name, asked)
-    return Explained(found, found.in_step, place.applied_revision >= place.revision)
+    keys = None
+    if caller.may(Action.MANAGE_ACCESS, "*"):
+        keys = [f"{one.principal} ({one.name})" for one in fleet.identity.keys_for(caller, name)]
+    return Explained(found, found.in_step, place.applied_revision >= place.revision, keys)
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -85,6 +85,9 @@ def _lines(found: Any) -> Iterator[str]:
             if lines:
                 yield title
                 yield from (f"  {line}" for line in lines)
+    if found["keys"] is not None:
+        yield "keys"
+        yield from (f"  {one}" for one in found["keys"] or ["none"])
     if told["decision"]:
         yield from _decision(told["decision"])
 

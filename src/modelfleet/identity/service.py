@@ -18,8 +18,8 @@ from modelfleet.core.authorization import (
     Role,
     authorize,
 )
-from modelfleet.core.claims import PRIORITIES, check_scopes, covers
-from modelfleet.core.clock import now_us
+from modelfleet.core.claims import ACTIONS, PRIORITIES, check_scopes, covers
+from modelfleet.core.clock import iso, now_us
 from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from modelfleet.core.files import write_atomically
@@ -135,6 +135,17 @@ class IdentityService:
         authorize(actor, Action.MANAGE_ACCESS, Resource("key", "*"))
         with self._database.read() as connection:
             return store.list_keys(connection)
+
+    def keys_for(self, actor: Principal, endpoint: str) -> list[KeyInfo]:
+        """Keys that count now and may do something at `endpoint`."""
+        now = iso(now_us())
+        return [
+            one
+            for one in self.list_keys(actor)
+            if not one.revoked
+            and one.expires_at > now
+            and any(covers(one.models, f"{endpoint}:{action}") for action in ACTIONS)
+        ]
 
     def revoked(self) -> tuple[str, ...]:
         """Ids of revoked keys that have not expired yet: what the gateway must refuse."""
