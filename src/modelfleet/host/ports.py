@@ -12,7 +12,7 @@ from modelfleet.core.layout import Layout
 from modelfleet.core.settings import Settings
 
 
-class Ports(msgspec.Struct, frozen=True):
+class Ports(msgspec.Struct, frozen=True, omit_defaults=True):
     api: int
     gateway: int
     metrics: int
