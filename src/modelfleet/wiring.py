@@ -85,7 +85,7 @@ def build(settings: Settings) -> Fleet:
     converters = Converters(layout.worker_package, _confinement(settings))
     prepare = PrepareService(layout, database, registry, bundles, environments, converters)
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
-    gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes)
+    gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes, tls=settings.tls)
     monitoring = MonitoringService(database, evidence, settings)
     quarantine = QuarantineService(
         database, registry, evidence.crashes, settings.serving.quarantine_crashes
@@ -112,9 +112,10 @@ def build(settings: Settings) -> Fleet:
         [
             converters.end_idle,
             quarantine.look,
-            _watch_over(monitoring, endpoints, registry),
             publisher.observe,
             lambda: key.keep(publisher.is_needed),
+            gateway.certificates.refresh,
+            _watch_over(monitoring, endpoints, registry),
         ],
         settings.reconcile.interval_seconds,
     )

@@ -38,6 +38,7 @@ def test_what_is_public_is_known(api: Api) -> None:
 
 
 BODIES: dict[tuple[str, str], object] = {
+    ("PATCH", "/v1/endpoints/{name}/traffic"): {"concurrency": 3},
     ("POST", "/v1/models"): {"name": "other", "owner_team": "growth"},
     ("PATCH", "/v1/models/{name}"): {"description": "x"},
     ("PUT", "/v1/models/{name}/aliases/{alias}"): {"version": "1"},

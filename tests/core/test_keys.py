@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
 
+from modelfleet.core.claims import scope_claims
 from modelfleet.core.errors import Unauthenticated
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
@@ -133,3 +134,20 @@ def test_no_algorithm_and_confused_algorithms_are_refused(signer: SigningKey, ho
 def test_rubbish_is_refused_and_nothing_else_happens(signer: SigningKey, text: str) -> None:
     with pytest.raises(Unauthenticated):
         signer.verify(text)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "claims"),
+    [
+        ((), {}),
+        (("a",), {"named": ",a,"}),
+        (("a", "b"), {"named": ",a,b,"}),
+        (("a", "*"), {"scope": "*"}),
+        (("a:infer", "b"), {"scope": ",a:infer,b,"}),
+        (("*:metadata",), {"scope": ",*:metadata,"}),
+    ],
+)
+def test_scopes_as_the_gateway_reads_them(
+    scopes: tuple[str, ...], claims: dict[str, object]
+) -> None:
+    assert scope_claims(scopes) == claims

@@ -344,3 +344,36 @@ def test_a_session_sees_grants_of_now(identity: IdentityService, bob: Principal)
     assert identity.session(opened).principal.grants == ()
     identity.add_grant(ADMIN, "bob", Grant(Role.VIEWER))
     assert identity.session(opened).principal.grants == (Grant(Role.VIEWER),)
+
+
+def test_keys_may_be_for_one_action_and_are_found_by_endpoint(identity: IdentityService) -> None:
+    identity.create_principal(ADMIN, "shop", "service")
+
+    def make(*scopes: str, **more: str) -> str:
+        _, info = identity.create_key(ADMIN, "shop", models=scopes, **more)  # type: ignore[arg-type]
+        return info.id
+
+    infer, everything, other = make("churn:infer"), make("*"), make("fraud", "churns")
+    for bad in ("churn:", "churn:predict", "", "a,b", "a b", "churn:infer:x"):
+        with pytest.raises(InvalidInput, match="scope"):
+            make(bad)
+    with pytest.raises(InvalidInput, match="priority"):
+        make("churn", priority="urgent")
+    assert {one.id for one in identity.keys_for(ADMIN, "churn")} >= {infer, everything}
+    assert other not in {one.id for one in identity.keys_for(ADMIN, "churn")}
+    identity.revoke_key(ADMIN, infer)
+    assert infer not in {one.id for one in identity.keys_for(ADMIN, "churn")}
+
+
+def test_ones_own_keys_reach_no_further_than_one_has(identity: IdentityService) -> None:
+    shop = identity.create_principal(ADMIN, "shop", "service")
+    identity.create_key(ADMIN, "shop", models=("churn:infer", "fraud"))
+    me = Principal(shop.id, shop.name)
+    for good in (("churn:infer",), ("fraud:metadata", "fraud")):
+        assert identity.create_key(me, "shop", models=good)
+    for bad in (("churn",), ("churn:feedback",), ("*:infer",), ("frauds",)):
+        with pytest.raises(NotAllowed):
+            identity.create_key(me, "shop", models=bad)
+    assert identity.create_key(me, "shop", models=("fraud",), priority="low")
+    with pytest.raises(NotAllowed):
+        identity.create_key(me, "shop", models=("fraud",), priority="high")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,8 +32,14 @@ class GrantBody(Body):
 class KeyBody(Body):
     principal: str
     name: str = ""
-    models: list[str] = Field(default_factory=list)
+    models: list[str] = Field(
+        default_factory=list,
+        description="scopes: ENDPOINT or ENDPOINT:ACTION (infer, metadata, feedback); * is all",
+    )
     seconds: int = 90 * 86_400
+    priority: Literal["", "high", "normal", "low"] = Field(
+        default="", description="of its requests; the endpoint's, if empty"
+    )
 
 
 class NewKey(BaseModel):
@@ -85,7 +91,12 @@ def list_keys(fleet: FleetDep, caller: Caller) -> list[KeyInfo]:
 def create_key(fleet: FleetDep, caller: Caller, body: KeyBody) -> NewKey:
     """The key is in this answer and nowhere else."""
     text, info = fleet.identity.create_key(
-        caller, body.principal, name=body.name, models=tuple(body.models), seconds=body.seconds
+        caller,
+        body.principal,
+        name=body.name,
+        models=tuple(body.models),
+        seconds=body.seconds,
+        priority=body.priority,
     )
     return NewKey(key=text, info=info)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,6 +17,8 @@ from modelfleet.rollouts.plan import Spec
 from modelfleet.rollouts.service import Details
 from modelfleet.rollouts.store import Rollout
 from modelfleet.serving.endpoints import Endpoint
+from modelfleet.serving.gateway import Asked, Explanation
+from modelfleet.serving.traffic import Traffic
 
 router = APIRouter(prefix="/v1", tags=["serving"])
 
@@ -27,6 +30,41 @@ class Body(BaseModel):
 class EndpointBody(Body):
     name: str
     model: str
+
+
+class StickyBody(Body):
+    by: Literal["header", "cookie", "caller"]
+    name: str = ""
+
+
+class RuleBody(Body):
+    """One of header (with equals or prefix), caller and team."""
+
+    version: str
+    header: str = ""
+    equals: str = ""
+    prefix: str = ""
+    caller: str = ""
+    team: str = ""
+    version_id: str = Field(default="", description="read only")
+    caller_id: str = Field(default="", description="read only")
+
+
+class RateLimitBody(Body):
+    requests: int
+    seconds: int = 1
+
+
+class TrafficBody(Body):
+    """Fields that change; null takes one back."""
+
+    sticky: StickyBody | None = None
+    rules: list[RuleBody] = Field(default_factory=list)
+    rate_limit: RateLimitBody | None = Field(default=None, description="of each caller")
+    concurrency: int | None = Field(default=None, description="in one worker")
+    priority: Literal["high", "normal", "low"] = "normal"
+    timeout_ms: int | None = None
+    per_try_timeout_ms: int | None = None
 
 
 class AnalysisBody(Body):
@@ -74,6 +112,65 @@ def create_endpoint(fleet: FleetDep, caller: Caller, body: EndpointBody) -> Endp
 @router.get("/endpoints/{name}", **permits(Action.READ))
 def get_endpoint(fleet: FleetDep, caller: Caller, name: str) -> Endpoint:
     return fleet.endpoints.get(caller, name)
+
+
+@router.get("/endpoints/{name}/traffic", **permits(Action.READ))
+def get_traffic(fleet: FleetDep, caller: Caller, name: str) -> Traffic:
+    return fleet.endpoints.get(caller, name).traffic
+
+
+@router.patch("/endpoints/{name}/traffic", **permits(Action.ROLLOUT))
+def set_traffic(fleet: FleetDep, caller: Caller, name: str, body: TrafficBody) -> Endpoint:
+    """Only the fields that are given change. The answer's `revision` is live once
+    `applied_revision` has reached it."""
+    return fleet.endpoints.set_traffic(caller, name, body.model_dump(exclude_unset=True))
+
+
+@dataclass(frozen=True)
+class Explained:
+    gateway: Explanation
+    in_step: bool
+    """the gateway runs what was written last"""
+    applied: bool
+    """what was written last holds the endpoint's newest routes and policy"""
+    keys: list[str] | None
+    """who may call: keys that count now, as `principal (name)`; null if you may not see keys"""
+
+
+@router.get("/endpoints/{name}/gateway", **permits(Action.READ))
+def explain_gateway(
+    fleet: FleetDep,
+    caller: Caller,
+    name: str,
+    path: Annotated[str | None, Query(description="try a request; begins with a slash")] = None,
+    method: str = "POST",
+    header: Annotated[list[str] | None, Query(description="of that request: NAME=VALUE")] = None,
+    by: Annotated[str | None, Query(description="principal who sends that request")] = None,
+) -> Explained:
+    """What the gateway does with requests for this endpoint; with path, header or by: with one."""
+    place = fleet.endpoints.get(caller, name)
+    asked = None
+    if path is not None or header or by:
+        who = fleet.identity.find_principal(caller, by) if by else None
+        asked = Asked(
+            path=path or f"/v2/models/{name}/infer",
+            method=method,
+            headers=dict(_header(one) for one in header or ()),
+            caller=who.id if who else "",
+            teams=frozenset(grant.team for grant in who.grants) if who else frozenset(),
+        )
+    found = fleet.gateway.explain(name, asked)
+    keys = None
+    if caller.may(Action.MANAGE_ACCESS, "*"):
+        keys = [f"{one.principal} ({one.name})" for one in fleet.identity.keys_for(caller, name)]
+    return Explained(found, found.in_step, place.applied_revision >= place.revision, keys)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InvalidInput(f"{text[:120]!r} is no header: write NAME=VALUE.")
+    return name.lower(), value
 
 
 @router.delete("/endpoints/{name}", status_code=204, **permits(Action.DELETE))

@@ -119,20 +119,33 @@ def list_keys(home: Path | None, url: str | None, as_json: bool) -> None:
 @keys.command("create")
 @click.argument("principal")
 @click.option("--name", default="", help="What it is for.")
-@click.option("--model", "models", multiple=True, help="Endpoint it may call, * for all.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Endpoint it may call, * for all; NAME:ACTION allows only infer, metadata or feedback.",
+)
 @click.option("--days", default=90.0, help="How long it counts.")
+@click.option(
+    "--priority",
+    default="",
+    type=click.Choice(["", "high", "normal", "low"]),
+    help="Of its requests; else the endpoint's.",
+)
 @connected
 def create_key(
     principal: str,
     name: str,
     models: tuple[str, ...],
     days: float,
+    priority: str,
     home: Path | None,
     url: str | None,
     as_json: bool,
 ) -> None:
     """A new key for PRINCIPAL. It is shown once."""
-    body = {"principal": principal, "name": name, "models": list(models)}
+    body: dict[str, object] = {"principal": principal, "name": name, "models": list(models)}
+    body["priority"] = priority
     with client(home, url) as connection:
         found: Any = connection.api.post("/v1/keys", body | {"seconds": round(days * 86_400)})
     if as_json:

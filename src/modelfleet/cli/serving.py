@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from modelfleet.cli.base import client, connected, show
+from modelfleet.cli.traffic import traffic
 from modelfleet.client import Client
 
 _ENDPOINT = {
@@ -35,6 +36,9 @@ _ROLLOUT = {
 @click.group()
 def endpoints() -> None:
     """Endpoints: the public names that clients call."""
+
+
+endpoints.add_command(traffic)
 
 
 @endpoints.command("list")

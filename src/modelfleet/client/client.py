@@ -38,7 +38,8 @@ class Client:
 
     Without arguments it finds the one that runs on this machine (MODELFLEET_HOME, else
     ~/.modelfleet) and uses its admin key; MODELFLEET_URL, MODELFLEET_GATEWAY_URL and
-    MODELFLEET_KEY name another one.
+    MODELFLEET_KEY name another one. MODELFLEET_CA is a file with certificates (PEM) to trust, if
+    the gateway's is not signed by a public authority.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class Client:
         if given is None:
             ports = ports_of(folder)
             given = f"http://127.0.0.1:{ports['api']}"
-            gateway_url = gateway_url or f"http://127.0.0.1:{ports['gateway']}"
+            scheme = "https" if ports.get("gateway_tls") else "http"
+            gateway_url = gateway_url or f"{scheme}://127.0.0.1:{ports['gateway']}"
         self.gateway_url = gateway_url or os.environ.get("MODELFLEET_GATEWAY_URL")
         self.api = Transport(given, secret, timeout)
         self._gateway = Transport(self.gateway_url, secret, timeout) if self.gateway_url else None

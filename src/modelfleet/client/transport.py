@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -49,13 +50,27 @@ def key_of(home: Path) -> str:
         ) from error
 
 
+def _trusted() -> ssl.SSLContext | bool:
+    """Whom to trust: public authorities, or those of the file that MODELFLEET_CA names."""
+    named = os.environ.get("MODELFLEET_CA")
+    if not named:
+        return True
+    try:
+        return ssl.create_default_context(cafile=named)
+    except (OSError, ssl.SSLError) as error:
+        raise Unreachable(f"MODELFLEET_CA: {named} can't be used: {error}") from error
+
+
 class Transport:
     """One base address with a key. Thread-safe."""
 
     def __init__(self, url: str, key: str, timeout: float = 30.0) -> None:
         self.url = url.rstrip("/")
         self._http = httpx.Client(
-            base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=timeout
+            base_url=self.url,
+            headers={"authorization": f"Bearer {key}"},
+            timeout=timeout,
+            verify=_trusted(),
         )
 
     def close(self) -> None:
@@ -85,7 +100,7 @@ class Transport:
             last = attempt == RETRIES or not repeatable
             try:
                 response = self._http.request(
-                    method, path, params=parameters, content=content, headers=sent
+                    method, path, params=parameters or None, content=content, headers=sent
                 )
             except httpx.ConnectError as error:
                 if attempt == RETRIES:

@@ -11,7 +11,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
-from modelfleet.core.claims import AUDIENCE, ISSUER, Token
+from modelfleet.core.claims import AUDIENCE, ISSUER, Token, scope_claims
 from modelfleet.core.errors import Unauthenticated
 from modelfleet.core.files import write_atomically
 from modelfleet.core.ids import new_id
@@ -33,11 +33,17 @@ class SigningKey:
         *,
         models: tuple[str, ...],
         seconds: int,
+        teams: tuple[str, ...] = (),
+        priority: str = "",
     ) -> tuple[str, Token]:
-        """A token for `principal_id`, allowed to call the endpoints `models` (`*` means all)."""
+        """A token for `principal_id` with the scopes `models` (see `modelfleet.core.claims`).
+
+        teams: for rules that send a team's requests to a version of their own.
+        priority: of its requests; without one, the endpoint's.
+        """
         now = int(time.time())
         token = Token(new_id(), principal_id, models, now + seconds)
-        claims = {
+        claims: dict[str, object] = {
             "iss": ISSUER,
             "aud": AUDIENCE,
             "sub": principal_id,
@@ -46,7 +52,12 @@ class SigningKey:
             "iat": now,
             "exp": token.expires_at,
             "models": list(models),
+            **scope_claims(models),
         }
+        if teams:
+            claims["teams"] = " ".join(sorted(teams))
+        if priority:
+            claims["priority"] = priority
         header = {"alg": "ES256", "kid": self._key.thumbprint()}
         return jwt.encode(header, claims, self._key, algorithms=["ES256"]), token
 

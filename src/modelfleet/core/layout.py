@@ -29,6 +29,14 @@ class Layout:
         return self.keys / "jwks.json"
 
     @property
+    def authority_key(self) -> Path:
+        return self.keys / "authority.key"
+
+    @property
+    def authority_certificate(self) -> Path:
+        return self.keys / "authority.pem"
+
+    @property
     def admin_key(self) -> Path:
         return self.home / "admin.key"
 
@@ -152,6 +160,7 @@ class Layout:
 
     @property
     def grpc_socket(self) -> Path:
+        """Where the service that speaks gRPC listens; the gateway passes its calls on."""
         return self.sockets / "grpc.sock"
 
     @property

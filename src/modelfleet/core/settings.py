@@ -46,6 +46,10 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of endpoints that are made from now on."""
     grpc: bool = True
     """Speak gRPC, too, on the gateway's port: one more process."""
+    tls_cert: str = ""
+    """The gateway's certificate chain in PEM, absolute or below HOME; then https is spoken only."""
+    tls_key: str = ""
+    """Its private key in PEM. A new pair in these files is taken up within a second."""
 
 
 class EvidenceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,6 +104,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     evidence: EvidenceSettings = EvidenceSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+
+    @property
+    def tls(self) -> tuple[Path, Path] | None:
+        """Certificate and key of the gateway. Raises `InvalidInput` if only one is set."""
+        certificate, key = self.serving.tls_cert, self.serving.tls_key
+        if bool(certificate) != bool(key):
+            raise InvalidInput("serving.tls_cert and serving.tls_key are set together or not.")
+        return (self.home / certificate, self.home / key) if certificate else None
 
     @property
     def layout(self) -> Layout:

@@ -85,7 +85,8 @@ def compose(settings: Settings, specs: Sequence[ProcessSpec] | None = None) -> A
         raise Unavailable(f"{layout.ports} is missing.", hint="Start with: modelfleet up.")
     make_folders(settings)
     install_worker_package(layout)
-    GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes).bootstrap(
+    gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes, tls=settings.tls)
+    gateway.bootstrap(
         host=settings.host,
         port=ports.gateway,
         control_plane=(_reachable(settings.host), ports.api),

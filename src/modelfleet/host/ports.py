@@ -12,10 +12,12 @@ from modelfleet.core.layout import Layout
 from modelfleet.core.settings import Settings
 
 
-class Ports(msgspec.Struct, frozen=True):
+class Ports(msgspec.Struct, frozen=True, omit_defaults=True):
     api: int
     gateway: int
     metrics: int
+    gateway_tls: int = 0
+    """1 if the gateway speaks TLS"""
 
 
 def read_ports(layout: Layout) -> Ports | None:
@@ -49,7 +51,8 @@ def choose_ports(settings: Settings, ours: frozenset[int] = frozenset()) -> Port
             chosen.append(last)
         else:
             chosen.append(_any_free(host, chosen))
-    ports = Ports(*chosen)
+    api, gateway, metrics = chosen
+    ports = Ports(api, gateway, metrics, int(settings.tls is not None))
     write_atomically(settings.layout.ports, msgspec.json.encode(ports))
     return ports
 

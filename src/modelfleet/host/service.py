@@ -49,15 +49,20 @@ def run(
     """The foreground of `modelfleet up`: returns after Ctrl-C, SIGTERM or `down`.
 
     announce: called once, when everything is ready. agent: another command line for the agent.
-    Raises `Conflict` (already running, port taken), `InvalidInput` (workers can't be confined).
+    Raises `Conflict` (already running, port taken), `InvalidInput` (workers can't be confined,
+    certificate and key of the gateway don't fit).
     """
-    from modelfleet.core.keys import SigningKey  # the agent, too, imports this module, in a hurry
+    # The agent, too, imports this module, in a hurry.
+    from modelfleet.core.keys import SigningKey
+    from modelfleet.serving.gateway.tls import read_pair
 
     layout = settings.layout
     files = files_of(layout)
     refuse_if_served(files)
     make_folders(settings)
     check_workers(settings, sys.executable)
+    if settings.tls is not None:
+        read_pair(*settings.tls)
     choose_ports(settings, ours=_listening(layout))
     SigningKey(layout)
     argv = agent or (sys.executable, "-m", "modelfleet.host", "--home", str(layout.home))

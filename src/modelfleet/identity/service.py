@@ -18,7 +18,8 @@ from modelfleet.core.authorization import (
     Role,
     authorize,
 )
-from modelfleet.core.clock import now_us
+from modelfleet.core.claims import ACTIONS, PRIORITIES, check_scopes, covers
+from modelfleet.core.clock import iso, now_us
 from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from modelfleet.core.files import write_atomically
@@ -62,21 +63,32 @@ class IdentityService:
         name: str = "",
         models: tuple[str, ...] = (),
         seconds: int = 90 * 86_400,
+        priority: str = "",
     ) -> tuple[str, KeyInfo]:
         """A key for `principal`; it is shown once and not kept.
 
-        `models` are the endpoints that it may call for predictions, `*` all of them.
+        `models` are its scopes: the endpoints that it may call, each with all that can be done
+        there or one action (`churn:infer`); `*` is all endpoints. The key also says the teams that
+        the principal has grants for now. `priority` of its requests: the endpoint's, if empty.
         """
+        check_scopes(models)
+        if priority and priority not in PRIORITIES:
+            raise InvalidInput(f"A priority is one of {', '.join(PRIORITIES)}.")
         if not 1 <= seconds <= ADMIN_KEY_DAYS * 86_400:
             raise InvalidInput("A key lives between one second and 365 days.")
         with self._database.begin() as connection:
             owner = self._principal(connection, principal)
-            reach = set(self._models_of(connection, actor))
-            own = owner.id == actor.id and ("*" in reach or set(models) <= reach)
-            if not own:
+            reach = self._models_of(connection, actor)
+            own = owner.id == actor.id and all(covers(reach, scope) for scope in models)
+            if not own or priority == "high":
                 authorize(actor, Action.MANAGE_ACCESS, Resource("principal", owner.name))
             text, token = self._signing_key.issue(
-                owner.id, name or owner.name, models=models, seconds=seconds
+                owner.id,
+                name or owner.name,
+                models=models,
+                seconds=seconds,
+                teams=tuple({grant.team for grant in owner.grants} - {"*"}),
+                priority=priority,
             )
             connection.execute(
                 sa.insert(store.key).values(
@@ -90,6 +102,7 @@ class IdentityService:
             )
             resource = Resource("key", token.id)
             details = {"principal": owner.name, "models": list(models), "seconds": seconds}
+            details |= {"priority": priority} if priority else {}
             audit.record(connection, actor, "create-key", resource, details)
             info = next(k for k in store.list_keys(connection) if k.id == token.id)
         return text, info
@@ -122,6 +135,17 @@ class IdentityService:
         authorize(actor, Action.MANAGE_ACCESS, Resource("key", "*"))
         with self._database.read() as connection:
             return store.list_keys(connection)
+
+    def keys_for(self, actor: Principal, endpoint: str) -> list[KeyInfo]:
+        """Keys that count now and may do something at `endpoint`."""
+        now = iso(now_us())
+        return [
+            one
+            for one in self.list_keys(actor)
+            if not one.revoked
+            and one.expires_at > now
+            and any(covers(one.models, f"{endpoint}:{action}") for action in ACTIONS)
+        ]
 
     def revoked(self) -> tuple[str, ...]:
         """Ids of revoked keys that have not expired yet: what the gateway must refuse."""
@@ -157,6 +181,13 @@ class IdentityService:
         authorize(actor, Action.MANAGE_ACCESS, Resource("principal", "*"))
         with self._database.read() as connection:
             return store.list_principals(connection)
+
+    def find_principal(self, actor: Principal, name: str) -> PrincipalInfo:
+        """By name or id. Whoever manages access may ask for anybody, others for themselves."""
+        if name not in (actor.id, actor.name):
+            authorize(actor, Action.MANAGE_ACCESS, Resource("principal", name))
+        with self._database.read() as connection:
+            return self._principal(connection, name)
 
     def names(self, ids: Collection[str]) -> dict[str, str]:
         """Names of principals by id, for whoever may see what they did."""

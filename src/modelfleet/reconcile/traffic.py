@@ -83,7 +83,7 @@ class TrafficController:
     def _versions(
         self, endpoints: Sequence[Endpoint], rollouts: Sequence[Row], pipelines: Additions
     ) -> dict[str, Version]:
-        wanted = {route.version_id for one in endpoints for route in one.routes}
+        wanted = {version_id for one in endpoints for version_id in one.version_ids}
         wanted |= pipelines.pinned
         wanted |= {row.to_version_id for row in rollouts}
         wanted |= {row.from_version_id for row in rollouts if row.from_version_id}

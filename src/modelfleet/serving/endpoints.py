@@ -1,4 +1,4 @@
-"""Endpoints: the public names that clients call, and their routes.
+"""Endpoints: the public names that clients call, their routes and traffic policies.
 
 An endpoint's `revision` counts the changes of its routes; `applied_revision` is the newest one
 that the gateway runs. Whoever moves traffic writes routes here and waits for the second number.
@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+import msgspec
 import sqlalchemy as sa
 
 from modelfleet.core import audit
 from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.clock import iso, now_us
-from modelfleet.core.database import Database, metadata
+from modelfleet.core.database import Database, Json, metadata
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Referenced
 from modelfleet.core.ids import new_id
+from modelfleet.identity.store import find_principal
 from modelfleet.lineage import Node, add_edge, remove_edges
 from modelfleet.registry import store as registry_store
-from modelfleet.registry.tables import model
+from modelfleet.registry.tables import model, model_version
 from modelfleet.serving.pipelines.tables import is_pipeline, users_of
+from modelfleet.serving.traffic import Rule, Traffic, changed
 
 FULL = 10_000
 """Weights and shadow fractions are basis points."""
@@ -39,6 +42,7 @@ endpoint = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("applied_revision", sa.Integer, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("traffic", Json, nullable=False, server_default=sa.text("'{}'")),
 )
 
 route = sa.Table(
@@ -73,6 +77,13 @@ class Endpoint:
     applied_revision: int
     routes: tuple[Route, ...]
     created_at: str
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def version_ids(self) -> frozenset[str]:
+        """Versions that requests can reach, by routes or rules."""
+        rules = (rule.version_id for rule in self.traffic.rules)
+        return frozenset((*(one.version_id for one in self.routes), *rules))
 
 
 class EndpointService:
@@ -146,6 +157,37 @@ class EndpointService:
             remove_edges(connection, Node("endpoint", name))
             audit.record(connection, actor, "delete-endpoint", resource)
 
+    def set_traffic(self, actor: Principal, name: str, changes: Mapping[str, object]) -> Endpoint:
+        """Change fields of the policy (see `Traffic`); what is not named stays.
+
+        Rules hold their versions: these stay loaded, whatever rollouts do to the weights.
+        """
+        with self._database.begin() as connection:
+            found = self.find(connection, name)
+            resource = Resource("endpoint", found.name, found.owner_team)
+            authorize(actor, Action.ROLLOUT, resource)
+            wanted = changed(found.traffic, changes)
+            rules = tuple(_resolve(connection, found, rule) for rule in wanted.rules)
+            wanted = replace(wanted, rules=rules)
+            if (wanted.per_try_timeout_ms or 0) >= (wanted.timeout_ms or found.timeout_ms):
+                raise InvalidInput(
+                    f"per_try_timeout_ms must be shorter than the endpoint's "
+                    f"{wanted.timeout_ms or found.timeout_ms} ms."
+                )
+            if wanted == found.traffic:
+                return found
+            plain = msgspec.to_builtins(wanted)
+            _let_go(connection, found)
+            connection.execute(
+                sa.update(endpoint)
+                .where(endpoint.c.id == found.id)
+                .values(traffic=plain, revision=found.revision + 1)
+            )
+            after = self.find(connection, found.id)
+            _hold(connection, after)
+            audit.record(connection, actor, "set-traffic", resource, dict(changes))
+            return after
+
     # Moving traffic: in the transaction of whoever decides it ----------------------------------
 
     def set_routes(
@@ -178,8 +220,6 @@ class EndpointService:
                     shadow=one.shadow,
                 )
             )
-        for version_id in {r.version_id for r in routes} | {v for v in (stable, previous) if v}:
-            registry_store.hold(connection, version_id, f"endpoint/{before.name}")
         connection.execute(
             sa.update(endpoint)
             .where(endpoint.c.id == before.id)
@@ -189,6 +229,7 @@ class EndpointService:
                 previous_version_id=previous,
             )
         )
+        _hold(connection, self.find(connection, before.id))
         return before.revision + 1
 
     def mark_applied(self, revisions: Mapping[str, int]) -> None:
@@ -244,15 +285,47 @@ class EndpointService:
                 applied_revision=r.applied_revision,
                 routes=tuple(routes.get(r.id, ())),
                 created_at=iso(r.created_at),
+                traffic=msgspec.convert(r.traffic, Traffic),
             )
             for r in rows
         ]
 
 
-def _let_go(connection: sa.Connection, found: Endpoint) -> None:
+def _held(found: Endpoint) -> frozenset[str]:
     kept = (found.stable_version_id, found.previous_version_id)
-    for version_id in {r.version_id for r in found.routes} | {v for v in kept if v}:
+    return found.version_ids | {v for v in kept if v}
+
+
+def _hold(connection: sa.Connection, found: Endpoint) -> None:
+    for version_id in _held(found):
+        registry_store.hold(connection, version_id, f"endpoint/{found.name}")
+
+
+def _let_go(connection: sa.Connection, found: Endpoint) -> None:
+    for version_id in _held(found):
         registry_store.let_go(connection, version_id, f"endpoint/{found.name}")
+
+
+def _resolve(connection: sa.Connection, place: Endpoint, rule: Rule) -> Rule:
+    """The rule with the ids of what it names."""
+    named = model_version.c.semver == rule.version
+    if rule.version.isascii() and rule.version.isdigit() and len(rule.version) < 10:
+        named = sa.or_(named, model_version.c.sequence == int(rule.version))
+    found = registry_store.versions(connection, sa.and_(model.c.name == place.model, named), 1)
+    if not found:
+        raise InvalidInput(
+            f"{place.model} has no version {rule.version[:80]}.",
+            hint="A rule names a semantic version or a sequence number, which never move.",
+        )
+    if found[0].status != "ready":
+        raise InvalidInput(f"{found[0].name} is {found[0].status}, not ready.")
+    caller_id = ""
+    if rule.caller:
+        principal = find_principal(connection, rule.caller)
+        if principal is None:
+            raise InvalidInput(f"There is no principal {rule.caller[:120]}.")
+        rule, caller_id = replace(rule, caller=principal.name), principal.id
+    return replace(rule, version=found[0].version, version_id=found[0].id, caller_id=caller_id)
 
 
 def _check(routes: Sequence[Route]) -> None:

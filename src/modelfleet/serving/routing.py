@@ -10,12 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modelfleet.registry import Version
+from modelfleet.serving import traffic
 from modelfleet.serving.endpoints import Endpoint
 from modelfleet.serving.gateway import (
     EndpointRoutes,
     GatewayConfig,
     PoolAddress,
+    RateLimit,
+    Rule,
     Shadow,
+    Sticky,
     Target,
 )
 from modelfleet.serving.pools import PoolSpec, Residency
@@ -115,8 +119,29 @@ def _routes(
         if route.shadow:
             shadows.append(Shadow(version.index, pool, route.shadow))
         targets.append(Target(version.index, version.version, version.sequence, pool, route.weight))
+    policy = endpoint.traffic
+    rules: list[Rule] = []
+    for wanted in policy.rules:
+        version = versions.get(wanted.version_id)
+        pool = _pool(version.index, homes, residency, routed) if version else None
+        if version is None or pool is None:
+            return None
+        if all(target.version_index != version.index for target in targets):
+            targets.append(Target(version.index, version.version, version.sequence, pool, 0))
+        rules.append(_rule(wanted, version.index))
     return EndpointRoutes(
-        endpoint.name, tuple(targets), tuple(shadows), timeout_ms=endpoint.timeout_ms
+        endpoint.name,
+        tuple(targets),
+        tuple(shadows),
+        sticky=Sticky(policy.sticky.by, policy.sticky.name) if policy.sticky else None,
+        rules=tuple(rules),
+        rate_limit=RateLimit(policy.rate_limit.requests, policy.rate_limit.seconds)
+        if policy.rate_limit
+        else None,
+        concurrency=policy.concurrency,
+        priority=policy.priority,
+        timeout_ms=policy.timeout_ms or endpoint.timeout_ms,
+        per_try_timeout_ms=policy.per_try_timeout_ms,
     )
 
 
@@ -136,6 +161,15 @@ def _with_pins(
         and (pool := _pool(version.index, homes, residency, routed)) is not None
     ]
     return replace(routes, targets=(*routes.targets, *added))
+
+
+def _rule(wanted: traffic.Rule, index: int) -> Rule:
+    if wanted.header:
+        value, prefix = wanted.equals or wanted.prefix, bool(wanted.prefix)
+        return Rule(index, "header", value, wanted.header, prefix)
+    if wanted.caller:
+        return Rule(index, "caller", wanted.caller_id)
+    return Rule(index, "team", wanted.team)
 
 
 def _pool(

@@ -12,15 +12,83 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPException
+from ipaddress import IPv4Address
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from modelfleet.core.claims import AUDIENCE, ISSUER
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
 from modelfleet.serving.gateway import GatewayFiles, PoolAddress, command
 
 INFER = "/v2/models/m1/infer"
 STUB = Path(__file__).with_name("stub_worker.py")
+
+
+@dataclass(frozen=True)
+class Issued:
+    certificate: Path
+    key: Path
+    serial: int
+
+
+class TestAuthority:
+    """Signs certificates for 127.0.0.1, as a company's own authority would."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        self.file = folder / "test-authority.pem"
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        made = self._sign(self._name, self._key, constraints, days=1)
+        self.file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, name: str, days: float = 1) -> Issued:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gateway")])
+        where = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+        made = self._sign(subject, key, where, days=days)
+        at = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        at[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        at[1].write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return Issued(*at, made.serial_number)
+
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType,
+        days: float,
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=2))
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(extension, critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
 
 
 def free_port() -> int:
@@ -65,13 +133,17 @@ class Gateway:
     key: SigningKey
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start_files(self) -> None:
+        """What the host agent does at each of its starts, also while the gateway runs."""
         self.files.bootstrap(
             host="127.0.0.1",
             port=self.port,
             control_plane=("127.0.0.1", self.control_plane_port),
             jwks=self.layout.jwks.read_text(),
         )
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.start_files()
         log = (self.layout.home / "envoy.log").open("ab")
         envoy = subprocess.Popen(command(self.layout.gateway), stdout=log, stderr=log)
         log.close()
@@ -107,6 +179,23 @@ class Gateway:
         """(token, its id)"""
         text, token = self.key.issue("caller-1", "test", models=models, seconds=seconds)
         return text, token.id
+
+    def token_of(
+        self, caller: str, *models: str, teams: tuple[str, ...] = (), priority: str = ""
+    ) -> str:
+        issued = self.key.issue(
+            caller, "test", models=models, seconds=600, teams=teams, priority=priority
+        )
+        return issued[0]
+
+    def old_token(self, *models: str) -> str:
+        """As they were made before keys could be for one action."""
+        key = ECKey.import_key(self.layout.signing_key.read_bytes())
+        now = int(time.time())
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "caller-1", "name": "test", "jti": "old"}
+        claims |= {"iat": now, "exp": now + 600, "models": list(models)}
+        header = {"alg": "ES256", "kid": key.thumbprint()}
+        return jwt.encode(header, claims, key, algorithms=["ES256"])
 
     def connect(self) -> HTTPConnection:
         return HTTPConnection("127.0.0.1", self.port, timeout=20)

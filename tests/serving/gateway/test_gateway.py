@@ -11,14 +11,17 @@ import time
 import urllib.error
 import urllib.request
 
+import msgspec
 import pytest
 from gateway_support import STUB, Gateway, Load, wait_until
 
+from modelfleet.core.files import write_atomically
 from modelfleet.serving.gateway import (
     EndpointRoutes,
     GatewayConfig,
     PoolAddress,
     Shadow,
+    Sticky,
     Target,
     admin,
     clusters,
@@ -59,6 +62,9 @@ def test_who_may_call_what(gateway: Gateway) -> None:
         (gateway.token("m1")[0], 200),
         (gateway.token("other", "m1")[0], 200),
         (gateway.token("*")[0], 200),
+        (gateway.token("m1:infer")[0], 200),
+        (gateway.token("*:infer")[0], 200),
+        (gateway.token("m1:metadata", "*:feedback", "m10:infer")[0], 403),
     ):
         reply = gateway.ask(INFER, token)
         assert reply.status == status, reply.raw
@@ -68,6 +74,54 @@ def test_who_may_call_what(gateway: Gateway) -> None:
     token, _ = gateway.token("*")
     for path in ("/v2/models/m2/infer", "/v2/models/m10", "/v2/models/m1/other", "/other", "/"):
         assert gateway.ask(path, token).status == 404, path
+
+
+def test_keys_may_be_for_one_action(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    base = "/v2/models/m1"
+    calls = {
+        "infer": [("POST", f"{base}/infer"), ("POST", f"{base}/versions/3/invocations?a=/b")],
+        "metadata": [("GET", base), ("GET", f"{base}/ready?x=1"), ("GET", f"{base}/versions/3")],
+        "feedback": [("POST", f"{base}/feedback")],
+    }
+    for scope in ("infer", "metadata", "feedback"):
+        for name in ("m1", "*"):
+            token, _ = gateway.token(f"{name}:{scope}", "m2")
+            for action, requests in calls.items():
+                for method, path in requests:
+                    status = gateway.ask(path, token, method=method).status
+                    good = 503 if action == "feedback" else 200  # there is no control plane
+                    assert status == (good if action == scope else 403), (scope, method, path)
+
+
+def test_a_key_from_before_there_were_actions_still_counts(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    assert gateway.ask(INFER, gateway.old_token("m1")).status == 200
+    assert gateway.ask(INFER, gateway.old_token("*")).status == 200
+    assert gateway.ask(INFER, gateway.old_token("m10")).status == 403
+    assert gateway.ask(INFER, gateway.old_token()).status == 403
+
+
+def test_nobody_forges_a_scope(gateway: Gateway) -> None:
+    gateway.start()
+    pool = gateway.pool("p")
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    forged = {
+        "x-mf-scope": "*",
+        "x-mf-named": ",m1,",
+        "x-mf-teams": "risk",
+        "x-mf-priority": "high",
+    }
+    for token in (gateway.token("m2")[0], gateway.token()[0], gateway.old_token("m2")):
+        assert gateway.ask(INFER, token, headers=forged).status == 403
+    seen = gateway.ask(INFER, gateway.token("m1")[0], headers=forged).seen
+    assert not {"x-mf-scope", "x-mf-named"} & set(seen)
+    assert "x-mf-teams" not in seen
+    assert seen["x-mf-priority"] == "normal"
 
 
 def test_the_worker_sees_the_caller_and_nothing_forged(gateway: Gateway) -> None:
@@ -120,7 +174,7 @@ def test_pins(gateway: Gateway) -> None:
         assert version(path, "3") == "17"
         assert version(path, "2x0.0-rc.1") is None
         assert version(path, "9") is None
-    for end in ("", "/infer", "/ready", "/ready?x=1"):
+    for end in ("", "/infer", "/ready", "/ready?x=1", "/invocations"):
         assert version(f"/v2/models/m1/versions/4{end}") == "18"
         assert version(f"/v2/models/m1/versions/1.2.0{end}") == "17"
         assert version(f"/v2/models/m1/versions/5{end}") is None
@@ -132,7 +186,7 @@ def test_weights_shadow_and_sticky(gateway: Gateway) -> None:
     pool = gateway.pool("p", 2)
     targets = (one(weight=9_000), Target(18, "1.3.0", 4, "p", 1_000))
     shadows = (Shadow(99, "p", 5_000),)
-    sticky = EndpointRoutes("s1", targets, sticky="x-user")
+    sticky = EndpointRoutes("s1", targets, sticky=Sticky("header", "x-user"))
     endpoints = (EndpointRoutes("m1", targets, shadows), sticky)
     gateway.files.write(GatewayConfig(1, endpoints, (pool,)))
     token, _ = gateway.token("*")
@@ -336,6 +390,29 @@ def test_a_restarted_gateway_serves_the_last_good_configuration(gateway: Gateway
     gateway.start()
     wait_until(lambda: gateway.files.acknowledged() == 4, "revision 4")
     assert gateway.ask(INFER, gateway.token("m1")[0]).status == 200
+
+
+def test_routes_of_another_release_are_written_anew_before_they_count(gateway: Gateway) -> None:
+    """Its filters had other names, so that its routes would ask ours for no scope."""
+    config = GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (gateway.pool("p"),))
+    gateway.files.write(config)
+    token, _ = gateway.token("m1")
+    stranger, _ = gateway.token("m2")
+    routes = gateway.layout.gateway / "rds.json"
+
+    def age() -> None:
+        old = routes.read_bytes().replace(b'"modelfleet.access"', b'"modelfleet.scopes"')
+        write_atomically(routes, old.replace(b'"modelfleet.named"', b'"modelfleet.old"'), 0o600)
+
+    age()
+    gateway.start()  # nobody knows what was wanted
+    assert gateway.ask(INFER, stranger).status == 404
+    gateway.files.write(config)
+    age()
+    write_atomically(gateway.files.wanted_file, msgspec.json.encode(config))
+    gateway.start_files()
+    wait_until(lambda: gateway.ask(INFER, token).status == 200, "our own routes")
+    assert gateway.ask(INFER, stranger).status == 403
 
 
 def test_a_hanging_worker_is_passed_by(gateway: Gateway) -> None:

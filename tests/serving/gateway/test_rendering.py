@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from modelfleet.core.errors import InvalidInput
@@ -15,6 +17,7 @@ from modelfleet.serving.gateway import (
     GatewayFiles,
     PoolAddress,
     Shadow,
+    Sticky,
     Target,
     envoy_binary,
     routes,
@@ -23,7 +26,7 @@ from modelfleet.serving.gateway.clusters import pool_cluster
 
 
 def text_of(config: GatewayConfig) -> str:
-    return json.dumps(routes.render(config, "s3cret"), separators=(",", ":"))
+    return msgspec.json.encode(routes.render(config, "s3cret")).decode()
 
 
 def endpoint(name: str, *weights: int, **more: object) -> EndpointRoutes:
@@ -39,11 +42,35 @@ def test_an_endpoint_without_weights_is_reachable_by_pin_only() -> None:
     assert '"x-mf-version","value":"10"' in text
 
 
-def test_keys_of_the_prefix_map_end_so_that_no_name_catches_a_longer_one() -> None:
-    found = routes.render(GatewayConfig(1, (endpoint("m1", 10_000),)), "s")
-    host = found["resources"][0]["virtual_hosts"][0]  # type: ignore[index]
-    keys = host["matcher"]["matcher_tree"]["prefix_match_map"]["map"]
-    assert {key[-1] for key in keys} == {"/", "?"}
+def test_no_name_answers_for_a_longer_one() -> None:
+    found = json.loads(text_of(GatewayConfig(1, (endpoint("m1", 10_000),))))
+    host = found["resources"][0]["virtual_hosts"][0]
+    below = host["matcher"]["on_no_match"]["matcher"]["matcher_tree"]["prefix_match_map"]["map"]
+    route = below["/v2/models/m1"]["action"]["typed_config"]
+    path = re.compile(route["match"]["safe_regex"]["regex"])
+    for good in ("", "/infer", "/invocations", "/ready", "/versions/1", "/versions/1.0.0/infer"):
+        assert path.fullmatch(f"/v2/models/m1{good}"), good
+    for bad in ("0", "0/infer", "/other", "/feedback", "/versions/2/infer", "/infer/infer"):
+        assert not path.fullmatch(f"/v2/models/m1{bad}"), bad
+
+
+def test_what_has_not_changed_is_not_rendered_again() -> None:
+    renderer = routes.RouteRenderer()
+    before = endpoint("a", 10_000), endpoint("b", 10_000)
+    first = renderer.render(GatewayConfig(1, before), "s")
+    after = before[0], endpoint("b", 5_000, 5_000)
+    second = renderer.render(GatewayConfig(2, after), "s")
+
+    def part(rendered: dict[str, object], name: str) -> object:
+        host = rendered["resources"][0]["virtual_hosts"][0]  # type: ignore[index]
+        below = host["matcher"]["on_no_match"]["matcher"]["matcher_tree"]["prefix_match_map"]
+        return below["map"][f"/v2/models/{name}"]
+
+    assert part(first, "a") is part(second, "a")
+    assert part(first, "b") != part(second, "b")
+    assert msgspec.json.encode(second) == msgspec.json.encode(
+        routes.render(GatewayConfig(2, after), "s")
+    )
 
 
 def test_dots_of_a_version_are_no_wildcards() -> None:
@@ -66,25 +93,26 @@ def test_the_503_of_a_pipeline_is_its_answer() -> None:
 
 
 def test_only_the_connection_itself_ejects_a_worker() -> None:
-    detection = pool_cluster(PoolAddress("p", ("/s",)))["outlier_detection"]
+    detection = pool_cluster(PoolAddress("p", ("/s",)), Path("/f"))["outlier_detection"]
     assert detection["enforcing_consecutive_5xx"] == 0  # type: ignore[index]
     assert detection["enforcing_consecutive_gateway_failure"] == 0  # type: ignore[index]
 
 
 def test_feedback_is_never_sent_twice() -> None:
     found = routes.render(GatewayConfig(1, (endpoint("m", 10_000),)), "s3cret")
-    routes_text = json.dumps(found).split('"match"')
-    feedback = [part for part in routes_text if "/feedback" in part]
-    assert feedback
-    assert all('"retry_policy": {"num_retries": 0}' in part for part in feedback)
-    assert all("retry_on" not in part and "s3cret" in part for part in feedback)
+    host = json.loads(msgspec.json.encode(found))["resources"][0]["virtual_hosts"][0]
+    (matcher,) = host["matcher"]["matcher_list"]["matchers"]
+    feedback = matcher["on_match"]["action"]["typed_config"]
+    assert "/feedback" in feedback["match"]["safe_regex"]["regex"]
+    assert feedback["route"]["retry_policy"] == {"num_retries": 0}
+    assert "s3cret" in str(feedback["request_headers_to_add"])
 
 
 def test_an_endpoint_with_a_try_timeout_has_a_whole_policy_of_its_own() -> None:
     plain = text_of(GatewayConfig(1, (endpoint("m", 10_000),)))
     own = text_of(GatewayConfig(1, (endpoint("m", 10_000, per_try_timeout_ms=250),)))
     assert plain.count("previous_hosts") == 2  # name and type, once for the virtual host
-    assert own.count('"per_try_timeout":"0.250s"') * 2 + 2 == own.count("previous_hosts")
+    assert own.count('"per_try_timeout":"0.25s"') * 2 + 2 == own.count("previous_hosts")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +122,7 @@ def test_an_endpoint_with_a_try_timeout_has_a_whole_policy_of_its_own() -> None:
         lambda: endpoint("", 1),
         lambda: endpoint("m", 10_001),
         lambda: endpoint("m", -1),
-        lambda: endpoint("m", 1, sticky="X Y"),
+        lambda: endpoint("m", 1, sticky=Sticky("header", "X Y")),
         lambda: EndpointRoutes("m", (Target(1, "1.0.0", 1, "p", 1), Target(1, "1.0.1", 2, "p", 1))),
         lambda: GatewayConfig(1, (endpoint("m", 1), endpoint("m", 1))),
         lambda: GatewayConfig(1, (), (PoolAddress("p", ()), PoolAddress("p", ()))),

@@ -10,18 +10,29 @@ from modelfleet.serving.gateway.config import (
     EndpointRoutes,
     GatewayConfig,
     PoolAddress,
+    RateLimit,
+    Rule,
     Shadow,
+    Sticky,
     Target,
 )
+from modelfleet.serving.gateway.decide import Asked, Decision
+from modelfleet.serving.gateway.explain import Explanation
 from modelfleet.serving.gateway.files import GatewayFiles, GatewayStatistics
 
 __all__ = [
+    "Asked",
+    "Decision",
     "EndpointRoutes",
+    "Explanation",
     "GatewayConfig",
     "GatewayFiles",
     "GatewayStatistics",
     "PoolAddress",
+    "RateLimit",
+    "Rule",
     "Shadow",
+    "Sticky",
     "Target",
     "command",
     "envoy_binary",

@@ -2,56 +2,94 @@
 
 from __future__ import annotations
 
-from modelfleet.serving.gateway import access
-from modelfleet.serving.gateway.clusters import CONTROL_PLANE, name_of
-from modelfleet.serving.gateway.config import EndpointRoutes, Shadow, Target
+import re
+
+from modelfleet.serving.gateway import access, limits
+from modelfleet.serving.gateway.clusters import CONTROL_PLANE, GRPC, name_of
+from modelfleet.serving.gateway.config import EndpointRoutes, Rule, Shadow, Sticky, Target
 
 VERSION = "x-mf-version"
 GATEWAY_SECRET = "x-mf-gateway"
+DEFAULT_TIMEOUT_MS = 30_000
 _OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
 _ABSENT = "ADD_IF_ABSENT"
 _FEEDBACK_TIMEOUT = "10s"
 _NEVER = 599
 """a status that nobody answers with"""
+_GRPC_TIMEOUT = "120s"
 
 
-def pinned(endpoint: EndpointRoutes, target: Target, scope: dict[str, object]) -> dict[str, object]:
-    """The client asked for this version."""
-    return _route(
-        {"cluster": name_of(target.pool), **_patience(endpoint)},
-        [_header(VERSION, str(target.version_index), _OVERWRITE), _deadline(endpoint)],
-        scope,
-    )
+def pinned(endpoint: EndpointRoutes, target: Target) -> dict[str, object]:
+    """One version: the client asked for it, a rule says so, or there is no other."""
+    action = {"cluster": name_of(target.pool), **_patience(endpoint)}
+    return _route(endpoint, action, [_header(VERSION, str(target.version_index), _OVERWRITE)])
 
 
-def weighted(
-    endpoint: EndpointRoutes, scope: dict[str, object], *, mirrored: bool
-) -> dict[str, object]:
+def weighted(endpoint: EndpointRoutes, *, mirrored: bool) -> dict[str, object]:
     """Versions by weight. Entries often name one pool and differ only in the version header."""
-    clusters = [
-        {
-            "name": name_of(target.pool),
-            "weight": target.weight,
-            "request_headers_to_add": [_header(VERSION, str(target.version_index), _OVERWRITE)],
+    live = [target for target in endpoint.targets if target.weight]
+    if len(live) == 1:
+        found = pinned(endpoint, live[0])
+        action = found["route"]
+        assert isinstance(action, dict)
+    else:
+        choice: dict[str, object] = {
+            "clusters": [
+                {
+                    "name": name_of(target.pool),
+                    "weight": target.weight,
+                    "request_headers_to_add": [
+                        _header(VERSION, str(target.version_index), _OVERWRITE)
+                    ],
+                }
+                for target in live
+            ]
         }
-        for target in endpoint.targets
-        if target.weight
-    ]
-    choice: dict[str, object] = {"clusters": clusters}
-    action: dict[str, object] = {"weighted_clusters": choice, **_patience(endpoint)}
-    if endpoint.sticky:
-        choice["use_hash_policy"] = True
-        action["hash_policy"] = [{"header": {"header_name": endpoint.sticky}}]
+        action = {"weighted_clusters": choice, **_patience(endpoint)}
+        if endpoint.sticky:
+            choice["use_hash_policy"] = True
+            action["hash_policy"] = [_hash(endpoint.sticky)]
+        found = _route(endpoint, action, [])
     if mirrored:
         action["request_mirror_policies"] = [_mirror(shadow) for shadow in endpoint.shadows]
-    return _route(action, [_deadline(endpoint)], scope)
+    return found
 
 
-def feedback(scope: dict[str, object], gateway_secret: str) -> dict[str, object]:
+def rule_headers(rule: Rule) -> dict[str, object]:
+    """The header by which a rule knows its requests."""
+    if rule.by == "header":
+        kind = "prefix" if rule.prefix else "exact"
+        return {"name": rule.name, "string_match": {kind: rule.value}}
+    if rule.by == "caller":
+        return {"name": "x-mf-caller", "string_match": {"exact": rule.value}}
+    among = f"(?:.* )?{re.escape(rule.value)}(?: .*)?"
+    return {"name": "x-mf-teams", "string_match": {"safe_regex": {"regex": among}}}
+
+
+def needs_caller(endpoint: EndpointRoutes) -> bool:
+    """Whether the choice of a version depends on the key, which is read after the first choice."""
+    asked = any(rule.by != "header" for rule in endpoint.rules)
+    return asked or (endpoint.sticky is not None and endpoint.sticky.by == "caller")
+
+
+def feedback(gateway_secret: str) -> dict[str, object]:
     """Outcomes go to the control plane, once: a second try might count them twice."""
     once: dict[str, object] = {"retry_policy": {"num_retries": 0}}
     action: dict[str, object] = {"cluster": CONTROL_PLANE, "timeout": _FEEDBACK_TIMEOUT, **once}
-    return _route(action, [_header(GATEWAY_SECRET, gateway_secret, _OVERWRITE)], scope)
+    added = [_header(GATEWAY_SECRET, gateway_secret, _OVERWRITE)]
+    return {"route": action, "request_headers_to_add": added}
+
+
+def grpc() -> dict[str, object]:
+    """To the service that speaks gRPC; it calls us again with the caller's own key."""
+    return {
+        "route": {
+            "cluster": GRPC,
+            "timeout": _GRPC_TIMEOUT,
+            "retry_policy": {"retry_on": "connect-failure", "num_retries": 3},
+        },
+        "typed_per_filter_config": {**access.anybody(), **limits.streaming()},
+    }
 
 
 def direct(body: str) -> dict[str, object]:
@@ -59,18 +97,42 @@ def direct(body: str) -> dict[str, object]:
     return {
         "direct_response": {"status": 200, "body": {"inline_string": body}},
         "response_headers_to_add": [_header("content-type", "application/json", _OVERWRITE)],
-        "typed_per_filter_config": {access.SCOPES: access.anybody()},
+        "typed_per_filter_config": access.anybody(),
     }
 
 
 def _route(
-    action: dict[str, object], headers: list[dict[str, object]], scope: dict[str, object]
+    endpoint: EndpointRoutes, action: dict[str, object], headers: list[dict[str, object]]
 ) -> dict[str, object]:
-    return {
-        "route": action,
-        "request_headers_to_add": headers,
-        "typed_per_filter_config": {access.SCOPES: scope},
-    }
+    """Only what differs from `defaults` is said, for the sake of five thousand endpoints."""
+    added = list(headers)
+    if endpoint.timeout_ms != DEFAULT_TIMEOUT_MS:
+        added.append(_header("x-mf-timeout-ms", str(endpoint.timeout_ms), _ABSENT))
+    if endpoint.priority != "normal":
+        added.append(_header("x-mf-priority", endpoint.priority, _ABSENT))
+    if endpoint.concurrency is not None:
+        added.append(_header("x-mf-concurrency", str(endpoint.concurrency), _OVERWRITE))
+    found: dict[str, object] = {"route": action}
+    if added:
+        found["request_headers_to_add"] = added
+    settings = access.endpoint(endpoint.name)
+    if needs_caller(endpoint):
+        settings |= limits.choose_again()
+    if endpoint.rate_limit is not None:
+        settings |= limits.per_caller(endpoint.name, endpoint.rate_limit)
+    found["typed_per_filter_config"] = settings
+    return found
+
+
+def defaults() -> list[dict[str, object]]:
+    """Headers of the virtual host, added after those of a route.
+
+    The deadline is the client's own, or the route's. The route's timeout ends the request anyway.
+    """
+    return [
+        _header("x-mf-timeout-ms", str(DEFAULT_TIMEOUT_MS), _ABSENT),
+        _header("x-mf-priority", "normal", _ABSENT),
+    ]
 
 
 def retries() -> dict[str, object]:
@@ -107,9 +169,11 @@ def _patience(endpoint: EndpointRoutes) -> dict[str, object]:
     return found
 
 
-def _deadline(endpoint: EndpointRoutes) -> dict[str, object]:
-    """The client's own deadline, or the route's. The route's timeout ends the request anyway."""
-    return _header("x-mf-timeout-ms", str(endpoint.timeout_ms), _ABSENT)
+def _hash(sticky: Sticky) -> dict[str, object]:
+    if sticky.by == "cookie":
+        return {"cookie": {"name": sticky.name}}
+    name = "x-mf-caller" if sticky.by == "caller" else sticky.name
+    return {"header": {"header_name": name}}
 
 
 def _mirror(shadow: Shadow) -> dict[str, object]:
@@ -130,4 +194,4 @@ def _header(key: str, value: str, action: str) -> dict[str, object]:
 
 
 def _seconds(milliseconds: int) -> str:
-    return f"{milliseconds / 1000:.3f}s"
+    return f"{milliseconds / 1000:g}s"

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 from modelfleet.core.errors import Unavailable
-from modelfleet.serving.gateway.clusters import control_plane
+from modelfleet.serving.gateway.clusters import control_plane, grpc
 
 NODE = "modelfleet-gateway"
 
@@ -58,7 +58,7 @@ def _base_id(folder: Path) -> Path:
 
 
 def render(
-    folder: Path, admin_socket: Path, control_plane_at: tuple[str, int]
+    folder: Path, admin_socket: Path, control_plane_at: tuple[str, int], grpc_socket: Path
 ) -> dict[str, object]:
     """bootstrap.json. Listeners and clusters come from files that are replaced by rename."""
 
@@ -75,6 +75,6 @@ def render(
             "lds_config": source("lds.json"),
             "cds_config": source("cds.json"),
         },
-        "static_resources": {"clusters": [control_plane(control_plane_at)]},
+        "static_resources": {"clusters": [control_plane(control_plane_at), grpc(str(grpc_socket))]},
         "layered_runtime": {"layers": [{"name": "static", "static_layer": {}}]},
     }

@@ -7,10 +7,13 @@ one of the few inotify instances that a user has.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from modelfleet.serving.gateway.config import PoolAddress
+from modelfleet.serving.gateway import tls
+from modelfleet.serving.gateway.config import PoolAddress, host_and_port
 
 CONTROL_PLANE = "control-plane"
+GRPC = "grpc"
 _CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -24,16 +27,18 @@ def name_of(pool: str) -> str:
     return f"pool-{pool}"
 
 
-def pool_cluster(pool: PoolAddress) -> dict[str, object]:
-    """A pool's cluster.
+def pool_cluster(pool: PoolAddress, folder: Path) -> dict[str, object]:
+    """A pool's cluster; replicas elsewhere are reached by mutual TLS (secrets are in `folder`).
 
     Only failures of the connection itself eject a replica: pools are shared by models, so one
     model's 5xx must not cost its neighbours their worker.
     """
     return {
         "name": name_of(pool.pool),
-        "type": "STATIC",
-        "connect_timeout": "0.25s",
+        "type": "STRICT_DNS" if pool.by_name else "STATIC",
+        # Over a network, a handshake takes a few round trips.
+        "connect_timeout": "1s" if pool.elsewhere else "0.25s",
+        **_transport(pool, folder),
         "lb_policy": "LEAST_REQUEST",
         "ignore_health_on_host_removal": True,
         "common_lb_config": {
@@ -78,10 +83,39 @@ def pool_cluster(pool: PoolAddress) -> dict[str, object]:
             "max_ejection_time": "2s",
             "max_ejection_percent": 50,
         },
-        "load_assignment": _assignment(
-            name_of(pool.pool), [{"pipe": {"path": socket}} for socket in pool.sockets]
-        ),
+        "load_assignment": {
+            "cluster_name": name_of(pool.pool),
+            "endpoints": [{"lb_endpoints": [_replica(one) for one in pool.sockets]}],
+        },
     }
+
+
+def _transport(pool: PoolAddress, folder: Path) -> dict[str, object]:
+    if not pool.elsewhere:
+        return {}
+    secure = {"match": _ELSEWHERE, "transport_socket": tls.to_workers(folder, pool.pool)}
+    plain = {
+        "match": {},
+        "transport_socket": {
+            "name": "envoy.transport_sockets.raw_buffer",
+            "typed_config": {"@type": f"{_SOCKETS}.raw_buffer.v3.RawBuffer"},
+        },
+    }
+    found = [{"name": "elsewhere", **secure}, {"name": "here", **plain}]
+    return {"transport_socket_matches": found}
+
+
+def _replica(address: str) -> dict[str, object]:
+    if address.startswith("/"):
+        return {"endpoint": {"address": {"pipe": {"path": address}}}}
+    host, port = host_and_port(address)
+    at = {"socket_address": {"address": host, "port_value": port}}
+    marks = {"filter_metadata": {"envoy.transport_socket_match": _ELSEWHERE}}
+    return {"endpoint": {"address": at}, "metadata": marks}
+
+
+_ELSEWHERE = {"elsewhere": True}
+_SOCKETS = "type.googleapis.com/envoy.extensions.transport_sockets"
 
 
 def control_plane(at: tuple[str, int]) -> dict[str, object]:
@@ -100,6 +134,22 @@ def control_plane(at: tuple[str, int]) -> dict[str, object]:
             }
         },
         "load_assignment": _assignment(CONTROL_PLANE, [address]),
+    }
+
+
+def grpc(socket: str) -> dict[str, object]:
+    """The service that speaks gRPC, over HTTP/2 on its Unix socket; 503 while nobody listens."""
+    return {
+        "name": GRPC,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            _HTTP_OPTIONS: {
+                "@type": f"type.googleapis.com/{_HTTP_OPTIONS}",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "load_assignment": _assignment(GRPC, [{"pipe": {"path": socket}}]),
     }
 
 

@@ -11,14 +11,18 @@ import secrets
 import time
 from collections.abc import Set
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from modelfleet.core.errors import FleetError
 from modelfleet.core.files import write_atomically
 from modelfleet.core.layout import Layout
-from modelfleet.serving.gateway import admin, bootstrap, clusters, listener, routes
+from modelfleet.serving.gateway import access, admin, bootstrap, clusters, listener, routes
+from modelfleet.serving.gateway.certificates import Certificates
 from modelfleet.serving.gateway.config import GatewayConfig
+from modelfleet.serving.gateway.decide import Asked
+from modelfleet.serving.gateway.explain import Explanation, explain, health_of
 
 _PATIENCE_SECONDS = 2.5
 """How long `write` waits for Envoy; a new cluster's first health check may take a second."""
@@ -54,11 +58,21 @@ class GatewayStatistics:
 class GatewayFiles:
     """Reads and writes `run/gateway/` of one home."""
 
-    def __init__(self, layout: Layout, *, max_body_bytes: int = 16 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        max_body_bytes: int = 16 * 1024 * 1024,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
+        """tls: paths of the certificate chain and key that clients are shown."""
+        self.certificates = Certificates(layout, tls)
         self._folder = layout.gateway
         self._keys = layout.keys
         self._admin = layout.gateway_admin_socket
         self._max_body_bytes = max_body_bytes
+        self._grpc = layout.grpc_socket
+        self._routes = routes.RouteRenderer()
         self._wanted: list[dict[str, object]] | None = None
 
     def bootstrap(self, *, host: str, port: int, control_plane: tuple[str, int], jwks: str) -> None:
@@ -67,7 +81,7 @@ class GatewayFiles:
         host, port: where clients come in. control_plane: address and port.
         jwks: the public keys as JSON.
         """
-        start = bootstrap.render(self._folder, self._admin, control_plane)
+        start = bootstrap.render(self._folder, self._admin, control_plane, self._grpc)
         entrance = listener.render(
             "1",
             host=host,
@@ -75,13 +89,25 @@ class GatewayFiles:
             jwks=jwks,
             max_body_bytes=self._max_body_bytes,
             folder=self._folder,
+            secure=self.certificates.server,
         )
+        self.certificates.publish_server()
         self._put("bootstrap.json", start)
         if not (self._folder / "cds.json").exists():
             self._put("cds.json", clusters.render("0", []))
         if not (self._folder / "rds.json").exists():
             self._put("rds.json", routes.render(GatewayConfig(0), self.secret()))
+        self._renew_routes()
         self._put("lds.json", entrance)
+
+    def _renew_routes(self) -> None:
+        """Before the listener: it must not meet routes of a release with other filters, which
+        would ask for no scope."""
+        wanted = self.configuration()
+        if str(wanted.revision) == self._version("rds.json"):
+            self._put("rds.json", self._routes.render(wanted, self.secret()))
+        elif access.NAMED.encode() not in (self._folder / "rds.json").read_bytes():
+            self._put("rds.json", self._routes.render(GatewayConfig(0), self.secret()))
 
     def secret(self) -> str:
         """What the gateway adds to feedback as `x-mf-gateway`: only then is the caller proven."""
@@ -97,12 +123,14 @@ class GatewayFiles:
         Without a running Envoy the files are written for its next start.
         """
         version = str(config.revision)
-        self._wanted = [clusters.pool_cluster(pool) for pool in config.pools]
+        if any(pool.elsewhere for pool in config.pools):
+            self.certificates.publish_client()
+        self._wanted = [clusters.pool_cluster(pool, self._folder) for pool in config.pools]
         names = {cluster["name"] for cluster in self._wanted}
         leaving = [c for c in self._present() if c["name"] not in names]
         self._publish("cds.json", clusters.render(version, [*self._wanted, *leaving]), version)
         self._await_health(names)
-        self._publish("rds.json", routes.render(config, self.secret()), version)
+        self._publish("rds.json", self._routes.render(config, self.secret()), version)
 
     def tidy(self) -> bool:
         """Drop the clusters that nothing routes to since five seconds. True if none is left."""
@@ -123,6 +151,29 @@ class GatewayFiles:
         if found is None or found.warming_clusters:
             return 0
         return min(found.routes_version, found.clusters_version)
+
+    def configuration(self) -> GatewayConfig:
+        """What was wanted last; it outlives the control plane."""
+        try:
+            return msgspec.json.decode(self.wanted_file.read_bytes(), type=GatewayConfig)
+        except FileNotFoundError:
+            return GatewayConfig(0)
+
+    @property
+    def wanted_file(self) -> Path:
+        return self._folder / "config.json"
+
+    def explain(self, endpoint: str, asked: Asked | None = None) -> Explanation:
+        """What happens to requests for `endpoint`, to `asked` in particular."""
+        found = self.statistics()
+        return explain(
+            self.configuration(),
+            endpoint,
+            running=self.acknowledged(),
+            refused=found.rejected if found else 0,
+            health=health_of(self._admin),
+            asked=asked,
+        )
 
     def statistics(self) -> GatewayStatistics | None:
         """None while Envoy doesn't answer."""

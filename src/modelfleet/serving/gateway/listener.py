@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelfleet.serving.gateway import access
+from modelfleet.serving.gateway import access, limits, tls
 from modelfleet.serving.gateway.bootstrap import NODE
 from modelfleet.serving.gateway.replies import local_replies
 from modelfleet.serving.gateway.routes import ROUTES
@@ -16,9 +16,20 @@ _READ_ANYWAY_BYTES = 64 << 20
 
 
 def render(
-    version: str, *, host: str, port: int, jwks: str, max_body_bytes: int, folder: Path
+    version: str,
+    *,
+    host: str,
+    port: int,
+    jwks: str,
+    max_body_bytes: int,
+    folder: Path,
+    secure: bool,
 ) -> dict[str, object]:
-    """lds.json: one listener whose routes come from `folder`/rds.json."""
+    """lds.json: one listener whose routes come from `folder`/rds.json.
+
+    secure: it speaks TLS only.
+    """
+    transport = {"transport_socket": tls.to_clients(folder)} if secure else {}
     listener = {
         "@type": f"{_TYPES}.config.listener.v3.Listener",
         "name": NODE,
@@ -26,12 +37,13 @@ def render(
         "enable_reuse_port": True,
         "filter_chains": [
             {
+                **transport,
                 "filters": [
                     {
                         "name": "envoy.filters.network.http_connection_manager",
                         "typed_config": _http(jwks, max_body_bytes, folder),
                     }
-                ]
+                ],
             }
         ],
     }
@@ -77,6 +89,7 @@ def _http(jwks: str, max_body_bytes: int, folder: Path) -> dict[str, object]:
         },
         "http_filters": [
             *access.filters(jwks),
+            *limits.filters(),
             *_body_limits(max_body_bytes),
             {
                 "name": "envoy.filters.http.router",

@@ -9,7 +9,7 @@ def local_replies(max_body_bytes: int) -> dict[str, object]:
     """Errors are `{"error": "..."}` as application/json; good answers stay as they are."""
     texts = (
         (401, f"The key is missing or not valid: {_AS_SAID}."),
-        (403, "This key may not call this endpoint, or it was revoked."),
+        (403, "This key may not do this at this endpoint, or it was revoked."),
         (404, "There is no such endpoint, version or method."),
         (408, "The request did not arrive in time."),
         (413, f"The request is larger than {max_body_bytes} bytes."),
@@ -23,7 +23,12 @@ def local_replies(max_body_bytes: int) -> dict[str, object]:
 
 def _mapper(comparison: str, status: int, text: str) -> dict[str, object]:
     value = {"default_value": status, "runtime_key": "gateway.no_such_key"}
+    later: dict[str, object] = {}
+    if status in (429, 503):
+        header = {"key": "retry-after", "value": "1"}
+        later = {"headers_to_add": [{"header": header, "append_action": "ADD_IF_ABSENT"}]}
     return {
+        **later,
         "filter": {"status_code_filter": {"comparison": {"op": comparison, "value": value}}},
         "body_format_override": {"json_format": {"error": text}},
     }
