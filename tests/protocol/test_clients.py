@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from echo import EXAMPLE, Echo
+from echo import EXAMPLE, Echo, Slow
 from running import Platform
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("protocol")]
@@ -40,6 +40,7 @@ def test_triton_grpc(
     platform: Platform, echo: tuple[str, str], stock: Callable[[str], Path]
 ) -> None:
     address, version = echo
+    platform.serve("slow", Slow(), {"float64": EXAMPLE["float64"]})
     call(stock(TRITON), "triton_grpc_calls.py", address, platform.key, "echo", version)
 
 

@@ -159,6 +159,11 @@ class Layout:
         return self.sockets / "gateway-admin.sock"
 
     @property
+    def gateway_socket(self) -> Path:
+        """Where the platform's own processes call models, past TLS."""
+        return self.sockets / "gateway.sock"
+
+    @property
     def grpc_socket(self) -> Path:
         """Where the service that speaks gRPC listens; the gateway passes its calls on."""
         return self.sockets / "grpc.sock"

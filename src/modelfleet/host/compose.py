@@ -43,7 +43,7 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
             (sys.executable, "-m", "modelfleet.app", "--home", home),
             ready_at=(host, ports.api),
         ),
-        *(_executor(settings, ports, replica) for replica in range(REPLICAS)),
+        *(_executor(settings, replica) for replica in range(REPLICAS)),
         ProcessSpec(
             "collector",
             (sys.executable, "-m", "modelfleet.telemetry.main", "--home", home),
@@ -52,18 +52,16 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
         ),
     ]
     if settings.serving.grpc:
-        gateway = f"http://{_reachable(host)}:{ports.gateway}"
         argv = (sys.executable, "-m", "modelfleet.compat.grpc", "--home", home)
-        found.append(ProcessSpec("grpc", (*argv, "--gateway", gateway)))
+        found.append(ProcessSpec("grpc", argv))
     return [replace(spec, env={**spec.env, **generation(layout)}) for spec in found]
 
 
-def _executor(settings: Settings, ports: Ports, replica: int) -> ProcessSpec:
+def _executor(settings: Settings, replica: int) -> ProcessSpec:
     argv = (
         *(sys.executable, "-m", "modelfleet.serving.pipelines.executor"),
         *("--home", str(settings.layout.home)),
         *("--replica", str(replica)),
-        *("--gateway", f"{_reachable(settings.host)}:{ports.gateway}"),
         *("--segment-mb", str(settings.serving.segment_mb)),
         *("--max-body", str(settings.serving.max_body_bytes)),
         *("--incarnation", "0"),

@@ -17,8 +17,8 @@ _DRAIN_SECONDS = 10.0
 _CONNECTIONS = 256
 
 
-async def serve(settings: Settings, gateway: str) -> None:
-    """gateway: its URL. Listens on the home's gRPC socket."""
+async def serve(settings: Settings) -> None:
+    """Listen on the home's gRPC socket."""
     limits = httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
     largest = settings.serving.max_body_bytes + (1 << 20)
     server = grpc.aio.server(
@@ -31,7 +31,10 @@ async def serve(settings: Settings, gateway: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with httpx2.AsyncClient(base_url=gateway, limits=limits, timeout=None) as http:
+    way = httpx2.AsyncHTTPTransport(uds=str(settings.layout.gateway_socket), limits=limits)
+    async with httpx2.AsyncClient(
+        base_url="http://modelfleet", transport=way, timeout=None
+    ) as http:
         server.add_generic_rpc_handlers((InferenceService(http).handlers(),))
         socket = settings.layout.grpc_socket
         socket.unlink(missing_ok=True)
@@ -45,9 +48,7 @@ async def serve(settings: Settings, gateway: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="modelfleet.compat.grpc", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--gateway", required=True, help="URL")
-    given = parser.parse_args()
-    asyncio.run(serve(load_settings(given.home), given.gateway))
+    asyncio.run(serve(load_settings(parser.parse_args().home)))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ class GatewayFiles:
         self._folder = layout.gateway
         self._keys = layout.keys
         self._admin = layout.gateway_admin_socket
+        self._inside = layout.gateway_socket
         self._max_body_bytes = max_body_bytes
         self._grpc = layout.grpc_socket
         self._routes = routes.RouteRenderer()
@@ -90,6 +91,7 @@ class GatewayFiles:
             max_body_bytes=self._max_body_bytes,
             folder=self._folder,
             secure=self.certificates.server,
+            inside=self._inside,
         )
         self.certificates.publish_server()
         self._put("bootstrap.json", start)

@@ -24,30 +24,47 @@ def render(
     max_body_bytes: int,
     folder: Path,
     secure: bool,
+    inside: Path,
 ) -> dict[str, object]:
-    """lds.json: one listener whose routes come from `folder`/rds.json.
+    """lds.json: two listeners whose routes come from `folder`/rds.json.
 
-    secure: it speaks TLS only.
+    secure: clients speak TLS only. inside: the socket at which the platform's own processes call
+    models, with keys like everybody.
     """
-    transport = {"transport_socket": tls.to_clients(folder)} if secure else {}
-    listener = {
+    transport: dict[str, object] = {}
+    if secure:
+        transport["transport_socket"] = tls.to_clients(folder)
+    port_address: dict[str, object] = {"socket_address": {"address": host, "port_value": port}}
+    socket_address: dict[str, object] = {"pipe": {"path": str(inside), "mode": 0o600}}
+    http = _http(jwks, max_body_bytes, folder)
+    return {
+        "version_info": version,
+        "resources": [
+            _listener(NODE, port_address, transport, http) | {"enable_reuse_port": True},
+            _listener(f"{NODE}-inside", socket_address, {}, http) | {"enable_reuse_port": False},
+        ],
+    }
+
+
+def _listener(
+    name: str, address: dict[str, object], transport: dict[str, object], http: dict[str, object]
+) -> dict[str, object]:
+    return {
         "@type": f"{_TYPES}.config.listener.v3.Listener",
-        "name": NODE,
-        "address": {"socket_address": {"address": host, "port_value": port}},
-        "enable_reuse_port": True,
+        "name": name,
+        "address": address,
         "filter_chains": [
             {
                 **transport,
                 "filters": [
                     {
                         "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": _http(jwks, max_body_bytes, folder),
+                        "typed_config": http,
                     }
                 ],
             }
         ],
     }
-    return {"version_info": version, "resources": [listener]}
 
 
 def _http(jwks: str, max_body_bytes: int, folder: Path) -> dict[str, object]:

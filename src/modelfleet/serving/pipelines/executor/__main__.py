@@ -12,7 +12,6 @@ def _arguments() -> Arguments:
     parser = argparse.ArgumentParser(prog="modelfleet.serving.pipelines.executor")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--replica", type=int, required=True)
-    parser.add_argument("--gateway", required=True, metavar="HOST:PORT")
     parser.add_argument("--segment-mb", type=int, default=64)
     parser.add_argument("--max-body", type=int, default=16 << 20, help="bytes")
     parser.add_argument("--incarnation", type=int, required=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import httptools
@@ -92,8 +93,8 @@ class _Link(asyncio.Protocol):
 class Gateway:
     """The way to all models. key: reads the platform's key, which may be replaced any time."""
 
-    def __init__(self, host: str, port: int, key: Callable[[], bytes]) -> None:
-        self._host, self._port = host, port
+    def __init__(self, socket: Path, key: Callable[[], bytes]) -> None:
+        self._socket = str(socket)
         self._key = key
         self._idle: list[_Link] = []
 
@@ -151,7 +152,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(max(0.0, seconds)):
-                _, link = await loop.create_connection(_Link, self._host, self._port)
+                _, link = await loop.create_unix_connection(_Link, self._socket)
         except TimeoutError:
             raise CallTimeout from None
         except OSError as error:

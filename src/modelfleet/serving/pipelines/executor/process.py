@@ -37,7 +37,6 @@ _BACKLOG = 1024
 class Arguments(msgspec.Struct, frozen=True):
     home: Path
     replica: int
-    gateway: str
     segment_mb: int
     max_body: int
     incarnation: int
@@ -86,8 +85,7 @@ class Executor:
         )
         self._books = Books(POOL, self._control, segments)
         self._key = Key(layout.pipelines_key)
-        host, _, port = arguments.gateway.rpartition(":")
-        self._gateway = Gateway(host.strip("[]"), int(port), self._key)
+        self._gateway = Gateway(layout.gateway_socket, self._key)
         self._server = PipelineServer(self._gateway, self._books, arguments.max_body)
         self._held = Published(-1)
         self._seen: tuple[int, int] | None = None
