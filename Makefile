@@ -46,7 +46,7 @@ bench-serving: $(VENV)/.installed
 	$(BIN)/python bench/serving/__main__.py $(ARGS)
 
 bench-faults: $(VENV)/.installed
-	$(BIN)/python bench/faults.py $(ARGS)
+	$(BIN)/python bench/faults/__main__.py $(ARGS)
 
 bench-pipelines: $(VENV)/.installed
 	$(BIN)/python bench/pipelines.py $(ARGS)

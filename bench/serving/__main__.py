@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,14 +20,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import wrk
+from serving import costs, density, ours, peers
 from serving import models as subjects
-from serving import ours, peers
 from serving.load import Result, Target, measure, merge
 from serving.models import Subject
 
 ROOT = Path(".bench").resolve()
 OURS, GATED = "modelfleet", "behind our gateway"
 SOURCE = "-source"
+SMALL = "small_ratio"
+LITSERVE = next(p.requires for p in peers.PEERS if p.environment == "litserve")
 
 
 def main() -> None:
@@ -38,23 +40,46 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", help="of: logistic forest100 xgboost lightgbm torch")
     parser.add_argument("--peers", nargs="*", help="parts of their names")
     given = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is missing: apt-get install wrk")
+    wrk.require()
     chosen = [s for s in subjects.SUBJECTS if not given.models or s.name in given.models]
     rivals = [p for p in peers.PEERS if not given.peers or any(w in p.name for w in given.peers)]
-    results = list(run(chosen, rivals, given.seconds, given.rounds))
+    extra: dict[str, object] = {}
+    results = list(run(chosen, rivals, given.seconds, given.rounds, extra))
+    note("a thousand models")
+    dense = density.measure(ROOT)
     print_table(results)
-    print(json.dumps(figures(chosen, results)))
+    print()
+    print(
+        f"One worker with {dense.models} models: {dense.memory_mb:.0f} MB, "
+        f"{dense.answered} answered; ready after {dense.start_all_s:.1f} s; "
+        f"with one model after {dense.start_s:.2f} s."
+    )
+    found = figures(chosen, results) | extra | {"memory_1000_mb": round(dense.memory_mb)}
+    print(json.dumps(found | {"cold_start_s": round(dense.start_s, 2)}))
 
 
 def run(
-    chosen: Sequence[Subject], rivals: Sequence[peers.Peer], seconds: float, rounds: int
+    chosen: Sequence[Subject],
+    rivals: Sequence[peers.Peer],
+    seconds: float,
+    rounds: int,
+    extra: dict[str, object],
 ) -> Iterator[tuple[str, Result]]:
-    """(peer in whose minutes it was measured, result)."""
+    """(peer in whose minutes it was measured, result). extra: takes figures of ours alone."""
     ROOT.mkdir(exist_ok=True)
     trained = subjects.train(ROOT / "models")
-    with ours.platform(ROOT / "home") as fleet:
-        ours.deploy(fleet, {one.name: trained[one.name] for one in chosen})
+    if any(one.train is None for one in chosen):
+        subjects.torch_mlp(ROOT / "models", peers.isolated("litserve", LITSERVE, ROOT) / "python")
+        trained["torch"] = ROOT / "models" / "torch.pt2"
+    with ours.platform(ROOT / "home", peers.wheels(ROOT)) as fleet:
+        for one in chosen:
+            note(f"deploying {one.name}")
+            ours.deploy(fleet, one.name, trained[one.name])
+        if any(one.ratio == SMALL for one in chosen):
+            ours.deploy(fleet, f"logistic{SOURCE}", trained["logistic"], compile=False)
+            spent = costs.in_the_worker(ROOT), costs.in_the_collector(fleet, "logistic")
+            extra["log_us"] = round(sum(spent), 1)
+            note(f"logging, counting, metrics: {spent[0]:.1f} us in a worker, {spent[1]:.1f} after")
         for subject in chosen:
             for peer in rivals:
                 note(f"{subject.name}: {peer.name}")
@@ -79,6 +104,11 @@ def run(
                             f"{peer.name}, {GATED}", gated, peer.body, fleet.headers, gate_marks
                         ),
                     ]
+                    if subject.ratio == SMALL:
+                        name = f"{subject.name}{SOURCE}"
+                        url, body = fleet.url(name), fleet.body(name)
+                        home = (str(fleet.home),)
+                        sides.append(Target(OURS + SOURCE, url, body, fleet.headers, home))
                     yield from measured(peer.name, sides, subject, seconds, rounds)
 
 
@@ -86,11 +116,11 @@ def measured(
     phase: str, sides: Sequence[Target], subject: Subject, seconds: float, rounds: int
 ) -> Iterator[tuple[str, Result]]:
     for side in sides:
-        measure(side, subject.name, subject.connections, 1.0, ROOT)
+        measure(side, subject.name, subject.connections, 1.0)
     found: dict[str, list[Result]] = {}
     for _ in range(rounds):
         for side in sides:
-            one = measure(side, subject.name, subject.connections, seconds, ROOT)
+            one = measure(side, subject.name, subject.connections, seconds)
             found.setdefault(side.side, []).append(one)
     for results in found.values():
         yield phase, merge(results)
@@ -101,8 +131,10 @@ def figures(chosen: Sequence[Subject], results: Sequence[tuple[str, Result]]) ->
     line: dict[str, object] = {}
     for subject in chosen:
         ratios: dict[str, dict[str, float]] = {}
+        sides: dict[str, dict[str, Result]] = {}
         for phase in {phase for phase, r in results if r.model == subject.name}:
             here = {r.side: r for p, r in results if p == phase and r.model == subject.name}
+            sides[phase] = here
             own, naked = here[OURS], here[phase]
             gated = here[f"{phase}, {GATED}"]
             ratios[phase] = {
@@ -112,10 +144,18 @@ def figures(chosen: Sequence[Subject], results: Sequence[tuple[str, Result]]) ->
             }
         best = min(ratios, key=lambda name: ratios[name]["gated"])
         line[subject.ratio] = round(ratios[best]["gated"], 2)
-        if subject.ratio == "small_ratio":
+        if subject.ratio == SMALL:
             line["small_naked_ratio"] = round(min(r["naked"] for r in ratios.values()), 2)
             line["small_p99_ratio"] = round(ratios[best]["p99"], 3)
             line["best_peer"] = best
+            line["small_source_ratio"] = round(
+                min(
+                    sides[phase][OURS + SOURCE].requests_per_second
+                    / sides[phase][f"{phase}, {GATED}"].requests_per_second
+                    for phase in ratios
+                ),
+                2,
+            )
             cpu = [r.cpu_us for _, r in results if r.model == subject.name and r.side == OURS]
             line["cpu_us"] = round(statistics.median(cpu), 1)
     return line

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import statistics
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
+
+from wrk import Wrk
 
 
 @dataclass(frozen=True)
@@ -52,33 +51,23 @@ def processes(marks: Sequence[str]) -> list[psutil.Process]:
     return list(found)
 
 
-def measure(target: Target, model: str, connections: int, seconds: float, work: Path) -> Result:
-    lines = [f"wrk.method = 'POST'\nwrk.body = '{target.body}'"]
-    lines += [f"wrk.headers['{name}'] = '{value}'" for name, value in target.headers]
-    script = work / "post.lua"
-    script.write_text("\n".join(lines))
+def measure(target: Target, model: str, connections: int, seconds: float) -> Result:
     measured = processes(target.marks)
     before = sum(cpu_seconds(one) for one in measured)
-    done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "20s", "--latency"]
-        + ["-s", str(script), target.url],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    load = Wrk(
+        target.url, target.body, dict(target.headers), connections=connections, seconds=seconds
+    )
+    outcome = load.wait()
     cpu = sum(cpu_seconds(one) for one in measured) - before
-    total = int(_found(r"(\d+) requests in", done))
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", done)
-    lost = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", done)
     return Result(
         side=target.side,
         model=model,
         connections=connections,
-        requests_per_second=float(_found(r"Requests/sec:\s+([\d.]+)", done)),
-        p50_ms=_latency(done, "50%"),
-        p99_ms=_latency(done, "99%"),
-        failed=(int(bad[1]) if bad else 0) + (sum(map(int, lost.groups())) if lost else 0),
-        cpu_us=1e6 * cpu / max(total, 1),
+        requests_per_second=outcome.good_per_second,
+        p50_ms=outcome.p50_ms,
+        p99_ms=outcome.p99_ms,
+        failed=outcome.failed,
+        cpu_us=1e6 * cpu / max(outcome.requests, 1),
         memory_mb=sum(memory(one) for one in measured) / 2**20,
     )
 
@@ -107,17 +96,3 @@ def memory(process: psutil.Process) -> float:
         return float(process.memory_info().rss)
     except psutil.NoSuchProcess:
         return 0.0
-
-
-def _found(pattern: str, text: str) -> str:
-    match = re.search(pattern, text)
-    if match is None:
-        raise SystemExit(f"wrk did not say {pattern!r}: {text[-500:]}")
-    return match[1]
-
-
-def _latency(text: str, name: str) -> float:
-    match = re.search(rf"{name}\s+([\d.]+)(us|ms|s)", text)
-    if match is None:
-        return float("nan")
-    return float(match[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[match[2]]

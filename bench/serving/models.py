@@ -5,6 +5,8 @@ Peers get each of them as one joblib file; whatever its framework, it answers `p
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +25,8 @@ class Subject:
 
     name: str
     connections: int
-    train: Callable[[Any, Any], Any]
-    needs: tuple[str, ...] = ()
-    """distributions that a peer must have beside scikit-learn"""
+    train: Callable[[Any, Any], Any] | None
+    """None: by `torch_mlp`, elsewhere"""
     ratio: str = ""
     """its figure in the closing line"""
 
@@ -56,11 +57,18 @@ def _lightgbm(x: Any, y: Any) -> Any:
     return LGBMClassifier(n_estimators=100, n_jobs=1, random_state=0, verbose=-1).fit(x, y)
 
 
+def torch_mlp(folder: Path, python: Path) -> None:
+    """`torch.joblib` for the peers and `torch.pt2` for us, made where there is torch."""
+    script = Path(__file__).with_name("torch_mlp.py")
+    subprocess.run([python, script, folder], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
 SUBJECTS = (
     Subject("logistic", 16, _logistic, ratio="small_ratio"),
     Subject("forest100", 16, _forest, ratio="forest_ratio"),
-    Subject("xgboost", 16, _xgboost, ("xgboost-cpu",), ratio="xgboost_ratio"),
-    Subject("lightgbm", 16, _lightgbm, ("lightgbm",), ratio="lightgbm_ratio"),
+    Subject("xgboost", 16, _xgboost, ratio="xgboost_ratio"),
+    Subject("lightgbm", 16, _lightgbm, ratio="lightgbm_ratio"),
+    Subject("torch", 64, None, ratio="torch_ratio"),
 )
 
 
@@ -75,7 +83,7 @@ def train(folder: Path) -> dict[str, Any]:
     """All models, each also as `<folder>/<name>.joblib`."""
     folder.mkdir(parents=True, exist_ok=True)
     x, y = training_data()
-    made = {one.name: one.train(x, y) for one in SUBJECTS}
+    made = {one.name: one.train(x, y) for one in SUBJECTS if one.train is not None}
     for name, model in made.items():
         joblib.dump(model, folder / f"{name}.joblib")
     return made

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import numpy as np
 
 from modelfleet.client import Client
 from modelfleet.core.layout import Layout
@@ -55,7 +57,8 @@ class Fleet:
 
 
 @contextmanager
-def platform(home: Path) -> Iterator[Fleet]:
+def platform(home: Path, links: Path) -> Iterator[Fleet]:
+    """links: a folder of wheels that environments may be built from."""
     shutil.rmtree(home, ignore_errors=True)
     up = subprocess.Popen(
         [sys.executable, "-m", "modelfleet.cli.main", "up", "--home", str(home)]
@@ -64,6 +67,7 @@ def platform(home: Path) -> Iterator[Fleet]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env={**os.environ, "UV_FIND_LINKS": str(links)},
     )
     assert up.stdout is not None
     try:
@@ -78,11 +82,14 @@ def platform(home: Path) -> Iterator[Fleet]:
         up.wait()
 
 
-def deploy(fleet: Fleet, models: Mapping[str, Any]) -> None:
+def deploy(fleet: Fleet, name: str, model: Any, **how: Any) -> None:
+    """model: an object, or the path of a saved one."""
     x, _ = training_data()
-    for name, model in models.items():
-        fleet.client.register(model, x[:256], name=name, team="bench", reference=x, wait=True)
-        fleet.client.deploy(name, wait=True)
+    rows = x if not isinstance(model, Path) else x.astype(np.float32)
+    fleet.client.register(
+        model, rows[:256], name=name, team="bench", reference=rows, wait=True, **how
+    )
+    fleet.client.deploy(name, wait=True)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -35,6 +35,7 @@ from serving.models import FEATURES, ROW
 
 CORES = os.cpu_count() or 1
 HERE = Path(__file__).parent
+TORCH = "2.13.0"
 _OIP = json.dumps(
     {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, FEATURES], "data": ROW}]}
 )
@@ -153,17 +154,33 @@ PEERS = (
 
 
 def environment(peer: Peer, root: Path) -> Path:
-    """The folder of its executables, made once."""
-    place = root / "envs" / peer.environment
+    """The folder of its executables."""
+    return isolated(peer.environment, peer.requires, root)
+
+
+def wheels(root: Path) -> Path:
+    """A folder with torch's CPU build, if pip can get one: the index's own has CUDA in it."""
+    folder = root / "wheels"
+    if not folder.exists():
+        download = ["pip", "download", "-q", "--no-deps", "-d", str(folder), f"torch=={TORCH}"]
+        subprocess.run([sys.executable, "-m", *download], check=True)
+    return folder
+
+
+def isolated(name: str, requires: Sequence[str], root: Path) -> Path:
+    """The executables of an environment with these and the models' frameworks, made once."""
+    place = root / "envs" / name
     if not (place / ".whole").exists():
         uv = str(Path(sys.executable).with_name("uv"))
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(place)], check=True)
+        wheel = f"torch=={TORCH}"
         same = ["scikit-learn", "joblib", "numpy", "xgboost-cpu", "lightgbm"]
-        pins = [f"{name}=={version(name)}" for name in same]
+        pins = [f"{one}=={version(one)}" for one in same]
         python = str(place / "bin" / "python")
         install = [uv, "pip", "install", "-q", "--python", python]
-        subprocess.run([*install, *peer.requires, *pins], check=True)
+        install += ["--find-links", str(wheels(root))]
+        subprocess.run([*install, *requires, *pins, wheel], check=True)
         (place / ".whole").touch()
     return place / "bin"
 

@@ -54,6 +54,7 @@ class VersionBody(Body):
     entries: list[EntryBody]
     requirements: list[str]
     python: str
+    compile: bool = True
     version: str | None = None
     experiment: str = "default"
     run_name: str = ""

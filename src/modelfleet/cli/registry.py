@@ -184,6 +184,7 @@ _FILE = click.Path(exists=True, path_type=Path)
 @click.option("--version", help="Semantic version; proposed from what changed if not given.")
 @click.option("--requirement", "requirements", multiple=True, help="Of its environment.")
 @click.option("--python", help="Python version of its environment.")
+@click.option("--compile/--no-compile", default=True, help="May it serve as ONNX?")
 @click.option("--wait", is_flag=True, help="Until it was checked and compiled.")
 @connected
 def register(
@@ -217,6 +218,7 @@ def register(
                 path,
                 requirements=requirements,
                 python=python or own_python(),
+                compile=given["compile"],
                 version=version,
             )
         else:

@@ -131,6 +131,7 @@ class Client:
         reference: object | None = None,
         requirements: Sequence[str] | None = None,
         refuse_missing: bool | None = None,
+        compile: bool = True,  # noqa: A002
         python: str | None = None,
         kind: str | None = None,
         source: Path | str | None = None,
@@ -152,7 +153,8 @@ class Client:
         `predict(dict of arrays) -> dict of arrays`, or the path of a saved model (see
         docs/frameworks.md). example, reference, requirements, refuse_missing, kind, source,
         class_name, arguments: see `saving.save`. team: creates the model if it is new, with
-        `business_function`, `criticality`, `description`. wait: until it was checked and
+        `business_function`, `criticality`, `description`. compile: may it serve as ONNX, where that
+        is proven equal and faster? wait: until it was checked and
         compiled; on a terminal, what is being done is shown meanwhile.
         """
         from modelfleet.client.saving import save
@@ -189,6 +191,7 @@ class Client:
             saved.files,
             requirements=saved.requirements,
             python=saved.python,
+            compile=compile,
             version=version,
             metrics=metrics,
             parameters=parameters,
@@ -205,6 +208,7 @@ class Client:
         *,
         requirements: Sequence[str],
         python: str,
+        compile: bool = True,  # noqa: A002
         version: str | None = None,
     ) -> Version:
         """Register a folder that holds a `bundle.json` and what it names."""
@@ -216,7 +220,12 @@ class Client:
         if "bundle.json" not in files:
             raise ClientError(f"{folder} has no bundle.json.")
         return self.register_files(
-            name, files, requirements=requirements, python=python, version=version
+            name,
+            files,
+            requirements=requirements,
+            python=python,
+            compile=compile,
+            version=version,
         )
 
     def register_files(
@@ -226,6 +235,7 @@ class Client:
         *,
         requirements: Sequence[str],
         python: str,
+        compile: bool = True,  # noqa: A002
         version: str | None = None,
         metrics: Mapping[str, float] | None = None,
         parameters: Mapping[str, str] | None = None,
@@ -244,6 +254,7 @@ class Client:
             "entries": entries,
             "requirements": list(requirements),
             "python": python,
+            "compile": compile,
             "version": version,
             "experiment": experiment,
             "parameters": {k: str(v) for k, v in (parameters or {}).items()},

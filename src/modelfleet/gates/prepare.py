@@ -119,7 +119,9 @@ class PrepareService:
                 raise FleetError("The compiled bundle is not the one that was measured.")
             variants.append((Variant("compiled", made_digest, None, evidence), made))
         proven = result.converted and result.parity is not None and result.parity.passed
-        serving = "compiled" if proven and result.chosen == "compiled" else "source"
+        wanted = version.requested_environment.get("compile", True)
+        faster = proven and result.chosen == "compiled"
+        serving = "compiled" if faster and wanted else "source"
         if serving == "compiled":
             self._bundles.materialise(variants[1][1])
         else:

@@ -200,6 +200,7 @@ class RegistryService:
                     requested_environment={
                         "requirements": sorted(new.requirements),
                         "python": new.python,
+                        **({} if new.compile else {"compile": False}),
                     },
                     run_id=run_id,
                     info=msgspec.json.decode(info_bytes),

@@ -112,5 +112,7 @@ class NewVersion:
     metrics: Mapping[str, float] = field(default_factory=dict)
     dataset: str = ""
     git_commit: str = ""
+    compile: bool = True
+    """may it serve in its compiled form?"""
     uses: tuple[str, ...] = ()
     """models whose output is an input of this one"""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modelfleet_worker.runtimes.base import (
     BOTH,
     CLASSIFIER,
@@ -21,6 +23,22 @@ from modelfleet_worker.runtimes.base import (
 )
 from modelfleet_worker.wire.signature import Array
 from modelfleet_worker.wire.spec import BundleSpec
+
+_TIE = 1e-9
+_BY_VOTE = {
+    "BaseGradientBoosting",
+    "BaseHistGradientBoosting",
+    "BaseNB",
+    "DecisionTreeClassifier",
+    "ForestClassifier",
+    "LGBMClassifier",
+    "LinearDiscriminantAnalysis",
+    "LogisticRegression",
+    "MLPClassifier",
+    "QuadraticDiscriminantAnalysis",
+    "XGBClassifier",
+    "_BaseNB",
+}
 
 
 class SklearnRuntime:
@@ -72,7 +90,9 @@ class SklearnRuntime:
 
     def _label(self, data: Any, probability: Array) -> Array:
         if self._label_by_vote:
-            return self._model.classes_[probability.argmax(axis=1)]  # type: ignore[no-any-return]
+            ordered = np.sort(probability, axis=1)
+            if probability.shape[1] < 2 or (ordered[:, -1] - ordered[:, -2] > _TIE).all():
+                return self._model.classes_[probability.argmax(axis=1)]  # type: ignore[no-any-return]
         return self._model.predict(data)  # type: ignore[no-any-return]
 
     def _data(self, inputs: Tensors) -> Any:
@@ -99,9 +119,7 @@ def read(artifact: Path, options: Mapping[str, Any]) -> Any:
 
 
 def _predicts_by_vote(model: Any) -> bool:
-    """Is `predict` the argmax of `predict_proba`? So with forests, which are slow to ask twice."""
+    """Is `predict` the argmax of `predict_proba`, but for ties? Then it need not be asked, too."""
     last = model.steps[-1][1] if hasattr(model, "steps") else model
     names = {kind.__name__ for kind in type(last).__mro__}
-    return bool(names & {"ForestClassifier", "DecisionTreeClassifier"}) and (
-        getattr(last, "n_outputs_", 1) == 1
-    )
+    return bool(names & _BY_VOTE) and getattr(last, "n_outputs_", 1) == 1

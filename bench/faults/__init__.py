@@ -1,0 +1,1 @@
+"""The fault benchmark: what fails when things die, hang, are replaced, or too much is asked."""

@@ -1,0 +1,89 @@
+"""Processes are killed, stand still and are replaced under load, and too much is asked.
+
+- repair: each kind of process is killed; how long until it is back, how many requests failed?
+- kills: at half of peak load a random worker dies every second, for a minute.
+- hang: a worker stands still for 2.5 s, ten times, with a try timeout of 0.3 s.
+- restart: everything is restarted by turns, then three versions are deployed by blue-green.
+- overload: a model that works is asked five times as often as it can answer, with deadlines.
+
+    make bench-faults                        tables, and one line of JSON at the end
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import wrk
+from faults import repair, trials
+from faults.platform import MODEL, pids, platform
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=5, help="of each kind of process")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the storm of kills")
+    given = parser.parse_args()
+    wrk.require()
+    with platform() as client:
+        peak = trials.peak(client, MODEL)
+        note(f"peak: {peak:,.0f} requests a second")
+        killed, count = trials.kills(client, peak / 2, given.seconds)
+        note(f"{count} kills: {killed}")
+        hung = trials.hangs(client, peak / 4, 10)
+        note(f"10 hangs: {hung}")
+        replaced = trials.replacement(client, peak / 4)
+        note(f"rolling restart and three versions: {replaced}")
+        alive = set(pids("worker") + pids("gateway"))
+        best, flooded = trials.overload(client, 5.0, 15.0)
+        note(f"overload, peak {best:,.0f}: {flooded}")
+        died = len(alive - set(pids("worker") + pids("gateway")))
+        repairs = [
+            repair.measure(part, given.kills, int(client.gateway_url.rpartition(":")[2]))
+            for part in repair.PARTS
+        ]
+    print("| trial | requests | failed | good/s | p99 ms |")
+    print("|---|---|---|---|---|")
+    for name, one in (
+        (f"{count} kills at half of peak", killed),
+        ("10 hangs of 2.5 s", hung),
+        ("rolling restart, three blue-green", replaced),
+        (f"5x overload, {died} processes died", flooded),
+    ):
+        print(
+            f"| {name} | {one.requests:,} | {one.failed:,} | {one.good_per_second:,.0f} "
+            f"| {one.p99_ms:.1f} |"
+        )
+    print()
+    print("| killed | times | back after, median s | worst s | longest gap s | requests | failed |")
+    print("|---|---|---|---|---|---|---|")
+    for r in repairs:
+        print(
+            f"| {r.part} | {r.kills} | {r.median_s:.2f} | {r.worst_s:.2f} "
+            f"| {r.longest_gap_s:.3f} | {r.requests:,} | {r.failed} |"
+        )
+    print(
+        json.dumps(
+            {
+                "requests": killed.requests + hung.requests + replaced.requests,
+                "kills": count,
+                "failed_kills": killed.failed,
+                "failed_hang": hung.failed,
+                "failed_restart": replaced.failed,
+                "overload_goodput": round(flooded.good_per_second / best, 3),
+                "overload_died": died,
+            }
+        )
+    )
+
+
+def note(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    main()

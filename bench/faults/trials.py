@@ -1,0 +1,116 @@
+"""What clients feel: kills, hangs, replacement and overload, at known load."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from faults.platform import (
+    BUSY,
+    HOME,
+    MODEL,
+    Busy,
+    body,
+    deploy,
+    headers,
+    pids,
+    trained,
+    until,
+    url,
+)
+from modelfleet.client import Client
+from wrk import Outcome, Wrk
+
+CONNECTIONS = 64
+
+
+def peak(client: Client, model: str, seconds: float = 3.0, connections: int = 16) -> float:
+    """Good answers a second, as many as it takes."""
+    load = Wrk(url(client, model), body(), headers(), connections=connections, seconds=seconds)
+    return load.wait().good_per_second
+
+
+def kills(client: Client, at: float, seconds: float) -> tuple[Outcome, int]:
+    """A random worker dies every second, if another one is ready. Outcome and number of kills."""
+    load = Wrk(
+        url(client, MODEL),
+        body(),
+        headers(),
+        connections=CONNECTIONS,
+        seconds=seconds + 2,
+        per_second=at,
+    )
+    time.sleep(1)
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.monotonic()
+        until(lambda: len(pids("worker")) >= 2)
+        os.kill(random.choice(pids("worker")), signal.SIGKILL)
+        count += 1
+        time.sleep(max(0.0, 1.0 - (time.monotonic() - began)))
+    return load.wait(), count
+
+
+def hangs(client: Client, at: float, times: int) -> Outcome:
+    """A worker stands still for 2.5 s, again and again; another one is asked after 0.3 s."""
+    policy = {"per_try_timeout_ms": 300}
+    client.api.patch(f"/v1/endpoints/{MODEL}/traffic", policy)
+    time.sleep(1.0)
+    load = Wrk(
+        url(client, MODEL),
+        body(),
+        headers(),
+        connections=CONNECTIONS,
+        seconds=times * 6 + 2,
+        per_second=at,
+    )
+    time.sleep(1)
+    for turn in range(times):
+        until(lambda: len(pids("worker")) >= 2)
+        time.sleep(1)
+        victim = pids("worker")[turn % 2]
+        os.kill(victim, signal.SIGSTOP)
+        time.sleep(2.5)
+        os.kill(victim, signal.SIGCONT)
+        time.sleep(1)
+    outcome = load.wait()
+    client.api.patch(f"/v1/endpoints/{MODEL}/traffic", {"per_try_timeout_ms": None})
+    return outcome
+
+
+def replacement(client: Client, at: float) -> Outcome:
+    """Everything is restarted by turns, then three versions follow each other by blue-green."""
+    load = Wrk(
+        url(client, MODEL),
+        body(),
+        headers(),
+        connections=CONNECTIONS,
+        seconds=600,
+        per_second=at,
+    )
+    command = [sys.executable, "-m", "modelfleet.cli.main", "restart", "--rolling"]
+    subprocess.run([*command, "--home", str(HOME)], check=True, stderr=subprocess.DEVNULL)
+    for seed in range(1, 4):
+        deploy(client, MODEL, trained(seed), strategy="blue_green", bake_seconds=2.0)
+    time.sleep(1)
+    load.stop()
+    return load.wait()
+
+
+def overload(client: Client, factor: float, seconds: float) -> tuple[float, Outcome]:
+    """A model that works is asked `factor` times as often as it can answer. Peak, and outcome."""
+    deploy(client, BUSY, Busy())
+    best = peak(client, BUSY, connections=8)
+    load = Wrk(
+        url(client, BUSY),
+        body(),
+        headers(**{"x-mf-timeout-ms": "1000"}),
+        connections=1000,
+        seconds=seconds,
+        per_second=best * factor,
+    )
+    return best, load.wait()
