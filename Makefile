@@ -43,10 +43,10 @@ check: $(VENV)/.installed
 	$(BIN)/python scripts/docs.py --check
 
 bench-serving: $(VENV)/.installed
-	$(BIN)/python bench/serving/__main__.py $(ARGS)
+	PYTHONPATH=bench $(BIN)/python -m serving $(ARGS)
 
 bench-faults: $(VENV)/.installed
-	$(BIN)/python bench/faults/__main__.py $(ARGS)
+	PYTHONPATH=bench $(BIN)/python -m faults $(ARGS)
 
 bench-pipelines: $(VENV)/.installed
 	$(BIN)/python bench/pipelines.py $(ARGS)

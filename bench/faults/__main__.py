@@ -14,13 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import wrk
 from faults import repair, trials
-from faults.platform import MODEL, pids, platform
+from faults.fleet import MODEL, pids, platform
 
 
 def main() -> None:

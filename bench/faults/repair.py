@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from faults.platform import MODEL, body, headers, pids, until
+from faults.fleet import MODEL, body, headers, pids, until
 
 PARTS = ("control-plane", "collector", "agent", "gateway", "worker")
 CONNECTIONS = 8

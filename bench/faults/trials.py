@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
-from faults.platform import (
+from faults.fleet import (
     BUSY,
     HOME,
     MODEL,
@@ -45,14 +46,21 @@ def kills(client: Client, at: float, seconds: float) -> tuple[Outcome, int]:
         per_second=at,
     )
     time.sleep(1)
-    count, end = 0, time.monotonic() + seconds
+    count, end, gone = 0, time.monotonic() + seconds, 0
     while time.monotonic() < end:
         began = time.monotonic()
-        until(lambda: len(pids("worker")) >= 2)
-        os.kill(random.choice(pids("worker")), signal.SIGKILL)
+        until(partial(_two_ready, gone))
+        gone = random.choice(pids("worker"))
+        os.kill(gone, signal.SIGKILL)
         count += 1
         time.sleep(max(0.0, 1.0 - (time.monotonic() - began)))
     return load.wait(), count
+
+
+def _two_ready(but: int) -> bool:
+    """The agent may not have seen yet that the last victim is gone."""
+    found = pids("worker")
+    return len(found) >= 2 and but not in found
 
 
 def hangs(client: Client, at: float, times: int) -> Outcome:
@@ -95,7 +103,7 @@ def replacement(client: Client, at: float) -> Outcome:
     command = [sys.executable, "-m", "modelfleet.cli.main", "restart", "--rolling"]
     subprocess.run([*command, "--home", str(HOME)], check=True, stderr=subprocess.DEVNULL)
     for seed in range(1, 4):
-        deploy(client, MODEL, trained(seed), strategy="blue_green", bake_seconds=2.0)
+        deploy(client, MODEL, trained(seed), strategy="blue-green", bake_seconds=2.0)
     time.sleep(1)
     load.stop()
     return load.wait()

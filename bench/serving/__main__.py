@@ -18,8 +18,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import wrk
 from serving import costs, density, ours, peers
 from serving import models as subjects

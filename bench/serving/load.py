@@ -45,7 +45,7 @@ def processes(marks: Sequence[str]) -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or [""]
         line = " ".join(words)
-        ours = "wrk" in words[0] or "bench/serving" in line
+        ours = "wrk" in words[0] or "-m serving" in line
         if not ours and any(mark in line for mark in marks):
             found |= {process, *process.children(recursive=True)}
     return list(found)

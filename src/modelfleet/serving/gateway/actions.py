@@ -141,8 +141,9 @@ def retries() -> dict[str, object]:
         "retry_on": "connect-failure,refused-stream,reset,reset-before-request,"
         "retriable-status-codes",
         "retriable_status_codes": [503],
-        # About 0.3 s in all: as long as a replica stays out that was ejected by mistake.
-        "num_retries": 8,
+        # About half a second in all: longer than a replica stays out that is back or was ejected by
+        # mistake.
+        "num_retries": 12,
         "retry_host_predicate": [
             {
                 "name": "envoy.retry_host_predicates.previous_hosts",

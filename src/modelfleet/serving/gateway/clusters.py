@@ -42,7 +42,9 @@ def pool_cluster(pool: PoolAddress, folder: Path) -> dict[str, object]:
         "lb_policy": "LEAST_REQUEST",
         "ignore_health_on_host_removal": True,
         "common_lb_config": {
-            "healthy_panic_threshold": {"value": 0},
+            # With none healthy, try them all: one that came back may not have been asked yet, and a
+            # refused connection costs no more than the next try.
+            "healthy_panic_threshold": {"value": 1},
             "close_connections_on_host_set_change": False,
             # Else the balancer hears of a mended replica up to a second late, and if the other
             # one dies meanwhile, it knows of none.
