@@ -112,12 +112,12 @@ def replacement(client: Client, at: float) -> Outcome:
 def overload(client: Client, factor: float, seconds: float) -> tuple[float, Outcome]:
     """A model that works is asked `factor` times as often as it can answer. Peak, and outcome."""
     deploy(client, BUSY, Busy())
-    best = peak(client, BUSY, connections=8)
+    best = peak(client, BUSY, seconds=5.0, connections=32)
     load = Wrk(
         url(client, BUSY),
         body(),
-        headers(**{"x-mf-timeout-ms": "1000"}),
-        connections=1000,
+        headers(**{"x-mf-timeout-ms": "250"}),
+        connections=3000,
         seconds=seconds,
         per_second=best * factor,
     )

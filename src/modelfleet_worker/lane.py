@@ -26,6 +26,8 @@ from modelfleet_worker.wire.signature import Array
 
 BATCH_ROWS = 64
 MAX_QUEUED = 1024
+_CAUTION = 1.25
+"""An answer that comes too late was work for nothing; one refused at once costs nothing."""
 STACK_BYTES = 2 << 20  # RLIMIT_DATA counts whole stacks
 
 Outcome = Union[list[Array], BaseException]
@@ -134,20 +136,21 @@ class Lane:
         """When a call that comes now would have its answer, if all goes as usual."""
         rows = sum(call.rows for call in self._waiting)
         batches = 1 + rows // BATCH_ROWS
-        remaining = max(self._batch_s - (time.monotonic() - self._began), 0.0)
-        return time.monotonic() + remaining + batches * self._batch_s
+        now = time.monotonic()
+        remaining = max(self._batch_s - (now - self._began), 0.0)
+        return now + _CAUTION * (remaining + batches * self._batch_s)
 
     def _next(self) -> None:
         if self._running:
             return
-        if not self._waiting:
+        first = self._first_in_time()
+        if first is None:
             if self._closing:
                 self._inbox.put(None)
             return
         batch = [self._waiting.pop()]
-        rows = batch[0].rows
-        while self._waiting and self._batchable:
-            call = self._waiting.peek()
+        rows = first.rows
+        while self._batchable and (call := self._first_in_time()) is not None:
             rows += call.rows
             if rows > BATCH_ROWS or not _joinable(batch[0], call):
                 break
@@ -159,6 +162,16 @@ class Lane:
         for call in batch:
             call.started()
         self._inbox.put(batch)
+
+    def _first_in_time(self) -> Optional[Call]:
+        """The call that is next; those before it whose deadline has passed are answered."""
+        now = time.monotonic()
+        while self._waiting:
+            call = self._waiting.peek()
+            if call.deadline is None or call.deadline > now:
+                return call
+            self._waiting.pop().answer(DeadlinePassed())
+        return None
 
     def _work(self) -> None:
         while True:

@@ -6,9 +6,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
+import numpy as np
 import pytest
 from echo import EXAMPLE, Echo, Slow
 from running import Platform
+from sklearn.linear_model import LogisticRegression
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("protocol")]
 TRITON = "tritonclient[grpc,http]==2.73.0"
@@ -47,3 +50,28 @@ def test_triton_grpc(
 def test_kserve(platform: Platform, echo: tuple[str, str], stock: Callable[[str], Path]) -> None:
     address, _ = echo
     call(stock(KSERVE), "kserve_calls.py", address, platform.key, "echo")
+
+
+def test_mlflow_invocations(platform: Platform) -> None:
+    """As MLflow's scoring server is called: a frame in, labels out; errors in its shape."""
+    rows = np.random.default_rng(0).normal(size=(100, 2))
+    model = LogisticRegression().fit(rows, rows[:, 0] > 0)
+    platform.serve("scored", model, {"age": rows[:, 0], "income": rows[:, 1]})
+    url = f"http://127.0.0.1:{platform.ports()['gateway']}/v2/models/scored"
+    (version,) = [v.version for v in platform.client.versions("scored")]
+    split = {"columns": ["income", "age"], "data": rows[:5, ::-1].tolist()}
+    with httpx2.Client(headers={"authorization": f"Bearer {platform.key}"}) as http:
+        for path in ("/invocations", f"/versions/{version}/invocations"):
+            answer = http.post(f"{url}{path}", json={"dataframe_split": split})
+            assert answer.status_code == 200, answer.text
+            assert answer.json() == {"predictions": model.predict(rows[:5]).tolist()}
+        text = "age,income\n" + "\n".join(f"{a},{b}" for a, b in rows[:5].tolist())
+        csv = {"content-type": "text/csv"}
+        answer = http.post(f"{url}/invocations", content=text, headers=csv)
+        assert answer.json() == {"predictions": model.predict(rows[:5]).tolist()}
+        answer = http.post(
+            f"{url}/invocations", json={"dataframe_split": {"columns": ["age"], "data": [[1]]}}
+        )
+        assert answer.status_code == 400
+        assert answer.json()["error_code"] == "BAD_REQUEST"
+        assert "missing column 'income'" in answer.json()["message"]

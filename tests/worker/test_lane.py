@@ -211,3 +211,16 @@ async def test_what_matters_more_takes_the_place_of_what_matters_less(
     model.gate.set()
     assert await high.values() == [4]
     assert await normal.values() == [3]
+
+
+@in_loop
+async def test_what_is_too_late_is_not_run(model: Model, lane: Lane) -> None:
+    lane.submit(Ask(1))
+    late, in_time = Ask(2, deadline=time.monotonic() + 0.05), Ask(3)
+    lane.submit(late)
+    lane.submit(in_time)
+    await asyncio.sleep(0.1)
+    model.gate.set()
+    assert await in_time.values() == [3]
+    assert isinstance(late.outcome, DeadlinePassed)
+    assert sum(model.runs) == 2
