@@ -129,10 +129,7 @@ def defaults() -> list[dict[str, object]]:
 
     The deadline is the client's own, or the route's. The route's timeout ends the request anyway.
     """
-    return [
-        _header("x-mf-timeout-ms", str(DEFAULT_TIMEOUT_MS), _ABSENT),
-        _header("x-mf-priority", "normal", _ABSENT),
-    ]
+    return [_header("x-mf-timeout-ms", str(DEFAULT_TIMEOUT_MS), _ABSENT)]
 
 
 def retries() -> dict[str, object]:
