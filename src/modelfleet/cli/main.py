@@ -16,6 +16,7 @@ _COMMANDS = {
     "down": ("platform", "Stop it."),
     "restart": ("platform", "Restart the host agent in place; serving goes on."),
     "status": ("platform", "What runs and how it is."),
+    "doctor": ("doctor", "What is wrong with this home, and what to do."),
     "logs": ("platform", "Show the log of a process."),
     "login": ("access", "A link that logs you into the pages, once."),
     "fleet": ("evidence", "All endpoints at a glance."),

@@ -12,7 +12,7 @@ from modelfleet.core.errors import Unavailable
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import Settings, load_settings
 from modelfleet.engines.local import Agent, Files, ProcessSpec
-from modelfleet.host.ports import Ports, read_ports
+from modelfleet.host.ports import Ports, reachable, read_ports
 from modelfleet.host.workers import generation, install_worker_package, make_folders, worker_kit
 from modelfleet.serving.gateway import GatewayFiles, command, successor
 from modelfleet.serving.pipelines.plan import POOL, REPLICAS
@@ -52,7 +52,7 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
         ),
     ]
     if settings.serving.grpc:
-        gateway = f"http://{_reachable(host)}:{ports.gateway}"
+        gateway = f"http://{reachable(host)}:{ports.gateway}"
         argv = (sys.executable, "-m", "modelfleet.compat.grpc", "--home", home)
         found.append(ProcessSpec("grpc", (*argv, "--gateway", gateway)))
     return [replace(spec, env={**spec.env, **generation(layout)}) for spec in found]
@@ -63,7 +63,7 @@ def _executor(settings: Settings, ports: Ports, replica: int) -> ProcessSpec:
         *(sys.executable, "-m", "modelfleet.serving.pipelines.executor"),
         *("--home", str(settings.layout.home)),
         *("--replica", str(replica)),
-        *("--gateway", f"{_reachable(settings.host)}:{ports.gateway}"),
+        *("--gateway", f"{reachable(settings.host)}:{ports.gateway}"),
         *("--segment-mb", str(settings.serving.segment_mb)),
         *("--max-body", str(settings.serving.max_body_bytes)),
         *("--incarnation", "0"),
@@ -89,16 +89,11 @@ def compose(settings: Settings, specs: Sequence[ProcessSpec] | None = None) -> A
     gateway.bootstrap(
         host=settings.host,
         port=ports.gateway,
-        control_plane=(_reachable(settings.host), ports.api),
+        control_plane=(reachable(settings.host), ports.api),
         jwks=layout.jwks.read_text("utf-8"),
     )
     chosen = platform(settings, ports) if specs is None else list(specs)
     return Agent(files_of(layout), chosen, worker_kit(settings))
-
-
-def _reachable(host: str) -> str:
-    """An IP address at which a listener on `host` can be reached from here."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(host, host)
 
 
 def overrides_as_environment(settings: Settings) -> dict[str, str]:

@@ -1,0 +1,72 @@
+"""`modelfleet doctor` on a modelfleet that serves, and on one that is half gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+from running import Platform, eventually
+from sklearn.linear_model import LogisticRegression
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("e2e-doctor")]
+X = np.random.default_rng(1).normal(size=(200, 4))
+
+
+def findings(platform: Platform, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    done = platform.run("doctor", "--json", *options)
+    report = json.loads(done.stdout)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in report["findings"]:
+        found.setdefault(one["check"], []).append(one)
+    assert report["ok"] == (done.returncode == 0)
+    return done.returncode, found
+
+
+def states(found: list[dict[str, Any]]) -> set[str]:
+    return {one["status"] for one in found}
+
+
+def test_all_is_well(platform: Platform) -> None:
+    platform.serve("churn", LogisticRegression().fit(X, (X[:, 0] > 0).astype(int)), X[:5])
+    code, found = findings(platform, "--deep", "--probe")
+    failing = [one for many in found.values() for one in many if one["status"] == "fail"]
+    assert (code, failing) == (0, [])
+    assert "churn: answers its example" in found["probe"][0]["says"]
+    assert states(found["workers"]) == states(found["gateway"]) == states(found["blobs"]) == {"ok"}
+
+    def recorded() -> bool:
+        rows = platform.client.api.get("/v1/models/churn/versions/1/predictions")
+        return any(row["caller"] == "doctor" for row in rows)  # type: ignore[union-attr,call-overload,index]
+
+    eventually(recorded)
+
+
+def test_a_process_that_is_stopped_is_found(platform: Platform) -> None:
+    pid = platform.pid_of("gateway")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        code, found = findings(platform, "--probe")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert code == 1
+    assert found["gateway"][0]["status"] == "fail"
+    assert states(found["probe"]) == {"fail"}
+    assert states(found["workers"]) == {"ok"}
+
+
+def test_without_an_agent(platform: Platform) -> None:
+    """The last one: it leaves the home without anybody who would bring things back."""
+    for name in ("keeper", "agent"):
+        record = json.loads((platform.home / "run" / f"{name}.json").read_text())
+        os.kill(record["pid"], signal.SIGKILL)
+    eventually(lambda: platform.run("status").returncode == 1)
+    code, found = findings(platform)
+    assert code == 1
+    assert "nobody brings them back" in found["agent"][0]["says"]
+    assert platform.run("down").returncode == 0
+    code, found = findings(platform)
+    assert [c for c, many in found.items() if "fail" in states(many)] == ["agent"]
