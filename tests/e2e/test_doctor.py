@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from killers import Gossip
 from running import Platform, eventually
 from sklearn.linear_model import LogisticRegression
+from zoo import EXAMPLE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("e2e-doctor")]
 X = np.random.default_rng(1).normal(size=(200, 4))
@@ -24,6 +28,11 @@ def findings(platform: Platform, *options: str) -> tuple[int, dict[str, list[dic
         found.setdefault(one["check"], []).append(one)
     assert report["ok"] == (done.returncode == 0)
     return done.returncode, found
+
+
+def row(first: float) -> object:
+    tensor = {"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [first, 0.0, 0.0]}
+    return {"inputs": [tensor]}
 
 
 def states(found: list[dict[str, Any]]) -> set[str]:
@@ -43,6 +52,32 @@ def test_all_is_well(platform: Platform) -> None:
         return any(row["caller"] == "doctor" for row in rows)  # type: ignore[union-attr,call-overload,index]
 
     eventually(recorded)
+
+
+def test_a_bundle_for_support_tells_nothing_private(platform: Platform, tmp_path: Path) -> None:
+    platform.serve("gossip", Gossip(), EXAMPLE)
+    secret, worse = 815.162342, 108815.162342
+    assert platform.ask("gossip", row(secret)).status == 200
+    assert platform.ask("gossip", row(worse)).status == 500
+    told = "".join(path.read_text() for path in (platform.home / "logs").glob("worker-*.log"))
+    assert "815.162342" in told  # it is where it could be found
+    archive = tmp_path / "support.tar.gz"
+    done = platform.run("support-bundle", "--output", str(archive), "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["omitted"] == []
+    with tarfile.open(archive) as opened:
+        streams = [opened.extractfile(member) for member in opened.getmembers()]
+        found = b"".join(stream.read() for stream in streams if stream is not None)
+    gateway_secret = (platform.home / "keys" / "gateway.key").read_bytes()
+    signing = (platform.home / "keys" / "signing.pem").read_bytes().splitlines()[1]
+    dump = (platform.home / "run" / "gateway" / "rds.json").read_bytes()
+    assert gateway_secret in dump  # it is where it could be found
+    for private in (b"815.162342", platform.key.encode(), gateway_secret, signing, b"eyJ"):
+        assert private not in found
+    assert b"churn" in found
+    assert {"gateway/config_dump.json", "gateway/stats.txt", "evidence.json"} <= set(made["files"])
+    assert platform.run("support-bundle", "--output", str(archive)).returncode == 5
 
 
 def test_a_process_that_is_stopped_is_found(platform: Platform) -> None:

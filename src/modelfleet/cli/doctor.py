@@ -47,3 +47,35 @@ def doctor(home: Path | None, as_json: bool, deep: bool, probe: bool) -> None:
         click.echo(", ".join(counts), err=True)
     if not report.ok:
         raise SystemExit(1)
+
+
+@click.command("support-bundle")
+@_HOME
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The archive to write, FILE.tar.gz.",
+)
+@click.option("--lines", default=500, help="Of the end of each log.")
+@click.option("--json", "as_json", is_flag=True)
+def support_bundle(home: Path | None, output: Path, lines: int, as_json: bool) -> None:
+    """Collect what somebody needs who helps from afar.
+
+    The doctor's report, settings, versions, states, ends of logs, the gateway's configuration,
+    shapes and sizes of databases. Keys, tokens, inputs and outputs of predictions stay here.
+    """
+    import msgspec
+
+    from modelfleet.core.settings import default_home
+    from modelfleet.host.support import collect
+
+    place = (home or default_home()).expanduser().resolve()
+    made = collect(place, output.absolute(), lines=lines)
+    if as_json:
+        show(msgspec.to_builtins(made, enc_hook=str), True)
+        return
+    click.echo(f"{made.path}  ({made.bytes} bytes, {len(made.files)} files)")
+    for one in made.omitted:
+        click.echo(f"left out: {one}", err=True)
+    click.echo("Names of models and teams are in it. Look through it before you send it.", err=True)
