@@ -87,6 +87,16 @@ class ReconcileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Shortest time between two rounds."""
 
 
+class HeartbeatSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Telling somebody outside that all is well, so that silence is heard."""
+
+    url: str = ""
+    """Called while everything is ready, and with /fail behind its path and a reason in the body
+    when it is not: a check of healthchecks.io or the like. Keep it as secret as a password."""
+    interval_seconds: float = 60.0
+    """Between two calls; allow for twice as long before you are woken."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One machine's modelfleet."""
 
@@ -104,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     evidence: EvidenceSettings = EvidenceSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
 
     @property
     def tls(self) -> tuple[Path, Path] | None:

@@ -25,7 +25,7 @@ def files_of(layout: Layout) -> Files:
 
 
 def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
-    """Gateway, control plane, executors of pipelines, collector, and what translates gRPC."""
+    """Gateway, control plane, executors of pipelines, collector, heartbeat, gRPC's translator."""
     layout = settings.layout
     home = str(layout.home)
     host = settings.host
@@ -51,6 +51,8 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
             last=True,
         ),
     ]
+    heart = (sys.executable, "-m", "modelfleet.host.heartbeat", "--home", home)
+    found.append(ProcessSpec("heartbeat", heart, stop_seconds=3.0))
     if settings.serving.grpc:
         gateway = f"http://{reachable(host)}:{ports.gateway}"
         argv = (sys.executable, "-m", "modelfleet.compat.grpc", "--home", home)

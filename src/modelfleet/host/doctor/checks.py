@@ -37,6 +37,7 @@ CHECKS: Mapping[str, Check] = {
     "records": processes.stale_records,
     "ports": processes.ports,
     "reconciler": processes.reconciler,
+    "heartbeat": processes.heartbeat,
     "workers": processes.workers,
     "versions": processes.versions,
     "gateway": gateway.configuration,

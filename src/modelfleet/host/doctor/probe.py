@@ -5,17 +5,17 @@ with a key of the doctor's own that lives for a minute. It counts as a request o
 from __future__ import annotations
 
 import json
-import ssl
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modelfleet.host.doctor.findings import Examined, Finding, fail, not_examined, ok, warn
-from modelfleet.host.ports import Ports, reachable
+from modelfleet.host.health import to_gateway
+from modelfleet.host.ports import Ports
 from modelfleet.serving.gateway import EndpointRoutes, GatewayFiles
 from modelfleet.serving.pools import read_pools
 from modelfleet_worker.wire.bundle import BundleCorrupt
@@ -92,7 +92,7 @@ def _post(examined: Examined, ports: Ports, name: str, body: bytes) -> tuple[int
     token, _ = SigningKey(examined.layout).issue(
         "doctor", "doctor", models=(f"{name}:infer",), seconds=_KEY_SECONDS
     )
-    connection = connect(examined.settings.host, ports, _PATIENCE_SECONDS)
+    connection = to_gateway(examined.settings.host, ports, _PATIENCE_SECONDS)
     headers = {"content-type": "application/json", "authorization": f"Bearer {token}"}
     try:
         connection.request("POST", f"/v2/models/{name}/infer", body, headers)
@@ -100,17 +100,6 @@ def _post(examined: Examined, ports: Ports, name: str, body: bytes) -> tuple[int
         return found.status, json.loads(found.read() or b"{}")
     finally:
         connection.close()
-
-
-def connect(host: str, ports: Ports, seconds: float) -> HTTPConnection:
-    """To the gateway of this machine; whose name its certificate bears doesn't matter here."""
-    address = reachable(host)
-    if not ports.gateway_tls:
-        return HTTPConnection(address, ports.gateway, timeout=seconds)
-    trusting = ssl.create_default_context()
-    trusting.check_hostname = False
-    trusting.verify_mode = ssl.CERT_NONE
-    return HTTPSConnection(address, ports.gateway, timeout=seconds, context=trusting)
 
 
 def _differing(spec: BundleSpec, example: Example, answer: dict[str, Any]) -> str:

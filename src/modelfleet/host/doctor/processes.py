@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -19,15 +20,15 @@ from modelfleet.host.doctor.findings import (
     some,
     warn,
 )
+from modelfleet.host.health import RECONCILER_SECONDS
 from modelfleet.host.ports import Ports, is_free
 from modelfleet.serving import pools
 from modelfleet.serving.pulse import read_pulse
 from modelfleet_worker.wire.desired import PoolSpec
 
-RECONCILER_SECONDS = 15.0
-"""An older last round is trouble."""
 _MANY_RESTARTS = 3
 _SILENT_SECONDS = 3.0
+_HEARTBEAT_SECONDS = 60.0
 
 
 def agent(examined: Examined) -> Iterator[Finding]:
@@ -132,6 +133,28 @@ def reconciler(examined: Examined) -> Iterator[Finding]:
         yield fail(f"its last good round was {duration(age)} ago", "modelfleet logs control-plane")
     else:
         yield ok("it ended a round just now")
+
+
+def heartbeat(examined: Examined) -> Iterator[Finding]:
+    """What the dead man's switch last saw, and whether anybody would hear it."""
+    if not examined.status.running:
+        yield not_examined("nothing runs")
+        return
+    try:
+        found = json.loads(examined.layout.heartbeat.read_bytes())
+        age = time.time() - float(found["at"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        yield fail("it has never looked", "modelfleet logs heartbeat")
+        return
+    if age > _HEARTBEAT_SECONDS:
+        yield fail(f"it last looked {duration(age)} ago", "modelfleet logs heartbeat")
+    elif found["trouble"]:
+        yield fail(f"it sees trouble: {found['trouble']}", "See that part.")
+    elif not examined.settings.heartbeat.url:
+        remedy = "Set heartbeat.url, or alert on modelfleet_heartbeat_timestamp_seconds."
+        yield warn("all is ready, but nobody is told if that ends", remedy)
+    else:
+        yield ok(f"all was ready {duration(age)} ago")
 
 
 def workers(examined: Examined) -> Iterator[Finding]:
