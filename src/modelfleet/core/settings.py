@@ -42,6 +42,12 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stops one."""
     segment_mb: int = 64
     """Size of one prediction segment on disk."""
+    max_connections: int = 50_000
+    """Clients' connections that the gateway holds at a time; further ones are closed at once.
+    Counts when the gateway starts anew, as after `restart --rolling`."""
+    gateway_memory_mb: int = 0
+    """Memory of the gateway: near it, requests are refused with 503; 0 is no limit. Counts like
+    max_connections."""
     request_timeout_ms: int = 30_000
     """Of endpoints that are made from now on."""
     grpc: bool = True

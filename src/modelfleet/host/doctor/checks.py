@@ -41,6 +41,7 @@ CHECKS: Mapping[str, Check] = {
     "workers": processes.workers,
     "versions": processes.versions,
     "gateway": gateway.configuration,
+    "load": gateway.load,
     "members": gateway.members,
     "collector": evidence.lag,
     "dropped": evidence.dropped,

@@ -30,7 +30,6 @@ from modelfleet.serving.pools import read_pools
 
 _CONNECTIONS = 10_000
 """Clients that one gateway should bear; each takes a descriptor, and its request another one."""
-_FILES = 2 * _CONNECTIONS + 1_000
 _LEAST_FILES = 2_048
 _CLOCK_ERROR = 5
 _RUN_SECONDS = 20.0
@@ -162,11 +161,13 @@ def open_files(examined: Examined) -> Iterator[Finding]:
     if limit in (resource.RLIM_INFINITY, -1):
         yield ok(f"{whose} may open any number of files")
         return
-    said = f"{whose} may open {limit} files; {_CONNECTIONS} connections need {_FILES}"
+    connections = min(_CONNECTIONS, examined.settings.serving.max_connections)
+    needed = 2 * connections + 1_000
+    said = f"{whose} may open {limit} files; {connections} connections need {needed}"
     remedy = "Raise it: ulimit -n 65536, or LimitNOFILE=65536 of the service; then start anew."
-    if limit < _LEAST_FILES:
+    if limit < min(_LEAST_FILES, needed):
         yield fail(said, remedy)
-    elif limit < _FILES:
+    elif limit < needed:
         yield warn(said, remedy)
     else:
         yield ok(said)

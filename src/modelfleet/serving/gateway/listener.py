@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelfleet.serving.gateway import access, limits, tls
+from modelfleet.serving.gateway import access, limits, overload, tls
 from modelfleet.serving.gateway.bootstrap import NODE
 from modelfleet.serving.gateway.replies import local_replies
 from modelfleet.serving.gateway.routes import ROUTES
@@ -35,6 +35,7 @@ def render(
         "name": NODE,
         "address": {"socket_address": {"address": host, "port_value": port}},
         "enable_reuse_port": True,
+        "per_connection_buffer_limit_bytes": overload.BUFFER_BYTES,
         "filter_chains": [
             {
                 **transport,
@@ -65,6 +66,7 @@ def _http(jwks: str, max_body_bytes: int, folder: Path) -> dict[str, object]:
         "request_headers_timeout": "10s",
         "request_timeout": "120s",
         "stream_idle_timeout": "120s",
+        "http2_protocol_options": overload.HTTP2,
         "common_http_protocol_options": {
             "idle_timeout": "600s",
             "headers_with_underscores_action": "DROP_HEADER",
