@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from zoo import EXAMPLE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("e2e-doctor")]
 X = np.random.default_rng(1).normal(size=(200, 4))
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    made = Platform()
+    try:
+        made.up()
+        made.serve("churn", LogisticRegression().fit(X, (X[:, 0] > 0).astype(int)), X[:5])
+        yield made
+    finally:
+        made.end()
 
 
 def findings(platform: Platform, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
@@ -40,7 +52,6 @@ def states(found: list[dict[str, Any]]) -> set[str]:
 
 
 def test_all_is_well(platform: Platform) -> None:
-    platform.serve("churn", LogisticRegression().fit(X, (X[:, 0] > 0).astype(int)), X[:5])
     code, found = findings(platform, "--deep", "--probe")
     failing = [one for many in found.values() for one in many if one["status"] == "fail"]
     assert (code, failing) == (0, [])
