@@ -20,7 +20,18 @@ def _arguments() -> Arguments:
     parser.add_argument("--segment-mb", type=int, default=64)
     parser.add_argument("--max-body", type=int, default=MAX_BODY, help="bytes")
     parser.add_argument("--tcp", metavar="HOST:PORT", help="listen here, too (for measuring)")
-    return Arguments(**vars(parser.parse_args()))
+    parser.add_argument("--tls", metavar="HOST:PORT", help="listen here for the gateway, by TLS")
+    parser.add_argument("--tls-cert", type=Path, help="our certificate chain, PEM")
+    parser.add_argument("--tls-key", type=Path, help="its key, PEM")
+    parser.add_argument(
+        "--tls-ca", type=Path, help="the authority of the gateway's certificate, PEM"
+    )
+    found = Arguments(**vars(parser.parse_args()))
+    try:
+        _ = found.tls_files
+    except ValueError as error:
+        parser.error(str(error))
+    return found
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import time
 import warnings
 import zlib
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import msgspec
 
@@ -25,6 +25,7 @@ from modelfleet_worker.exchange import Books
 from modelfleet_worker.http import Connection
 from modelfleet_worker.residency import Residency
 from modelfleet_worker.server import MAX_BODY, ModelServer
+from modelfleet_worker.tls import TlsFiles, TlsListener, host_and_port
 from modelfleet_worker.wire import desired
 from modelfleet_worker.wire.control import ControlBlock, State
 from modelfleet_worker.wire.segment import SegmentWriter
@@ -51,6 +52,22 @@ class Arguments(msgspec.Struct, frozen=True):
     segment_mb: int = 64
     max_body: int = MAX_BODY
     tcp: Optional[str] = None
+    tls: Optional[str] = None
+    """HOST:PORT at which the gateway of another host reaches us"""
+    tls_cert: Optional[Path] = None
+    tls_key: Optional[Path] = None
+    tls_ca: Optional[Path] = None
+
+    @property
+    def tls_files(self) -> Optional[TlsFiles]:
+        """None without TLS. ValueError if it is told by halves."""
+        given = (self.tls, self.tls_cert, self.tls_key, self.tls_ca)
+        if not any(given):
+            return None
+        if not (self.tls and self.tls_cert and self.tls_key and self.tls_ca):
+            raise ValueError("--tls, --tls-cert, --tls-key and --tls-ca belong together")
+        host_and_port(self.tls)
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca)
 
 
 class Worker:
@@ -73,7 +90,7 @@ class Worker:
         self._desired = arguments.home / "run" / "desired" / f"{arguments.pool}.json"
         self._residency = Residency(self._desired, self._control, loop, self._acknowledged)
         self._server = ModelServer(self._residency, self._books, arguments.max_body)
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._listeners: list[Union[asyncio.AbstractServer, TlsListener]] = []
         self._first = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -114,6 +131,11 @@ class Worker:
             self._listeners.append(
                 await self._loop.create_server(self._connection, host, int(port), backlog=_BACKLOG)
             )
+        files = self._arguments.tls_files
+        if files is not None and self._arguments.tls is not None:
+            secure = TlsListener(self._server, self._arguments.tls, files)
+            await secure.open()
+            self._listeners.append(secure)
         self._server.ready = True
         self._control.set_state(State.READY)
         _say("ready")

@@ -138,7 +138,8 @@ def test_status_tells_of_every_process(platform: Platform) -> None:
     assert found["ports"] == platform.ports()
     processes = found["observed"]["processes"]
     executors = {"pipelines-0", "pipelines-1"}
-    assert set(processes) == {"gateway", "control-plane", "collector", "grpc"} | executors
+    others = {"grpc", "heartbeat"}
+    assert set(processes) == {"gateway", "control-plane", "collector"} | executors | others
     for process in processes.values():
         assert process["state"] == "ready"
         os.kill(process["pid"], 0)

@@ -281,7 +281,7 @@ def test_what_the_command_line_changed_reaches_the_processes(tmp_path: Path) -> 
 def test_the_processes_of_the_platform(tmp_path: Path) -> None:
     specs = {spec.name: spec for spec in platform(load_settings(tmp_path), Ports(1, 2, 3))}
     executors = {"pipelines-0", "pipelines-1"}
-    assert set(specs) == {"gateway", "control-plane", "collector", "grpc"} | executors
+    assert set(specs) == {"gateway", "control-plane", "collector", "grpc", "heartbeat"} | executors
     plain = load_settings(tmp_path, {"serving": {"grpc": False}})
     assert "grpc" not in {spec.name for spec in platform(plain, Ports(1, 2, 3))}
     assert specs["gateway"].detached

@@ -220,10 +220,13 @@ class Fleet:
         desired.dump(spec, self.desired)
         return self.revision
 
-    def start(self, replica: int = 0, *more: str, wait: bool = True) -> None:
+    def start(
+        self, replica: int = 0, *more: str, wait: bool = True, prefix: tuple[str, ...] = ()
+    ) -> None:
+        """prefix: a command that runs the worker somewhere else."""
         control = self.control_path(replica)
         ControlBlock.create(control).close()
-        command = [sys.executable, "-m", "modelfleet_worker", "--home", str(self.home)]
+        command = [*prefix, sys.executable, "-m", "modelfleet_worker", "--home", str(self.home)]
         command += ["--pool", self.pool, "--replica", str(replica), "--incarnation", "1"]
         command += ["--socket", str(self.socket(replica)), "--control", str(control)]
         command += ["--segment-mb", "1", *more]

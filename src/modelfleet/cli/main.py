@@ -16,6 +16,8 @@ _COMMANDS = {
     "down": ("platform", "Stop it."),
     "restart": ("platform", "Restart the host agent in place; serving goes on."),
     "status": ("platform", "What runs and how it is."),
+    "doctor": ("doctor", "What is wrong with this home, and what to do."),
+    "support-bundle": ("doctor", "Collect what somebody needs who helps from afar."),
     "logs": ("platform", "Show the log of a process."),
     "login": ("access", "A link that logs you into the pages, once."),
     "fleet": ("evidence", "All endpoints at a glance."),
@@ -49,7 +51,7 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"modelfleet.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -7,7 +7,7 @@ inserted event breaks every hash after it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -106,12 +106,16 @@ def events(
 
 def first_broken(database: Database) -> int | None:
     """The sequence of the first event that doesn't fit its chain; None if all do."""
-    previous, expected = "", 1
     with database.read() as connection:
-        for row in connection.execute(
-            sa.select(audit_event).order_by(audit_event.c.sequence)
-        ).mappings():
-            if row["sequence"] != expected or row["hash"] != chain(previous, dict(row)):
-                return expected
-            previous, expected = row["hash"], expected + 1
+        rows = connection.execute(sa.select(audit_event).order_by(audit_event.c.sequence))
+        return break_in(dict(row) for row in rows.mappings())
+
+
+def break_in(rows: Iterable[Mapping[str, object]]) -> int | None:
+    """The same of events in their order, wherever they were read."""
+    previous, expected = "", 1
+    for row in rows:
+        if row["sequence"] != expected or row["hash"] != chain(previous, row):
+            return expected
+        previous, expected = str(row["hash"]), expected + 1
     return None

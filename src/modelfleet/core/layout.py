@@ -92,6 +92,16 @@ class Layout:
         return self.run / "generation"
 
     @property
+    def reconciled(self) -> Path:
+        """Touched after each good round of the reconciler."""
+        return self.run / "reconciled"
+
+    @property
+    def heartbeat(self) -> Path:
+        """What the heartbeat process last found."""
+        return self.run / "heartbeat.json"
+
+    @property
     def watch(self) -> Path:
         return self.run / "watch.json"
 

@@ -42,6 +42,12 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stops one."""
     segment_mb: int = 64
     """Size of one prediction segment on disk."""
+    max_connections: int = 50_000
+    """Clients' connections that the gateway holds at a time; further ones are closed at once.
+    Counts when the gateway starts anew, as after `restart --rolling`."""
+    gateway_memory_mb: int = 0
+    """Memory of the gateway: near it, requests are refused with 503; 0 is no limit. Counts like
+    max_connections."""
     request_timeout_ms: int = 30_000
     """Of endpoints that are made from now on."""
     grpc: bool = True
@@ -87,6 +93,16 @@ class ReconcileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Shortest time between two rounds."""
 
 
+class HeartbeatSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Telling somebody outside that all is well, so that silence is heard."""
+
+    url: str = ""
+    """Called while everything is ready, and with /fail behind its path and a reason in the body
+    when it is not: a check of healthchecks.io or the like. Keep it as secret as a password."""
+    interval_seconds: float = 60.0
+    """Between two calls; allow for twice as long before you are woken."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One machine's modelfleet."""
 
@@ -104,6 +120,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     evidence: EvidenceSettings = EvidenceSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
 
     @property
     def tls(self) -> tuple[Path, Path] | None:

@@ -12,9 +12,9 @@ from modelfleet.core.errors import Unavailable
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import Settings, load_settings
 from modelfleet.engines.local import Agent, Files, ProcessSpec
-from modelfleet.host.ports import Ports, read_ports
+from modelfleet.host.ports import Ports, reachable, read_ports
 from modelfleet.host.workers import generation, install_worker_package, make_folders, worker_kit
-from modelfleet.serving.gateway import GatewayFiles, command, successor
+from modelfleet.serving.gateway import GatewayFiles, Limits, command, successor
 from modelfleet.serving.pipelines.plan import POOL, REPLICAS
 
 _PREFIX = "MODELFLEET_"
@@ -25,7 +25,7 @@ def files_of(layout: Layout) -> Files:
 
 
 def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
-    """Gateway, control plane, executors of pipelines, collector, and what translates gRPC."""
+    """Gateway, control plane, executors of pipelines, collector, heartbeat, gRPC's translator."""
     layout = settings.layout
     home = str(layout.home)
     host = settings.host
@@ -51,6 +51,8 @@ def platform(settings: Settings, ports: Ports) -> list[ProcessSpec]:
             last=True,
         ),
     ]
+    heart = (sys.executable, "-m", "modelfleet.host.heartbeat", "--home", home)
+    found.append(ProcessSpec("heartbeat", heart, stop_seconds=3.0))
     if settings.serving.grpc:
         argv = (sys.executable, "-m", "modelfleet.compat.grpc", "--home", home)
         found.append(ProcessSpec("grpc", argv))
@@ -87,16 +89,12 @@ def compose(settings: Settings, specs: Sequence[ProcessSpec] | None = None) -> A
     gateway.bootstrap(
         host=settings.host,
         port=ports.gateway,
-        control_plane=(_reachable(settings.host), ports.api),
+        control_plane=(reachable(settings.host), ports.api),
         jwks=layout.jwks.read_text("utf-8"),
+        limits=Limits(settings.serving.max_connections, settings.serving.gateway_memory_mb),
     )
     chosen = platform(settings, ports) if specs is None else list(specs)
     return Agent(files_of(layout), chosen, worker_kit(settings))
-
-
-def _reachable(host: str) -> str:
-    """An IP address at which a listener on `host` can be reached from here."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(host, host)
 
 
 def overrides_as_environment(settings: Settings) -> dict[str, str]:

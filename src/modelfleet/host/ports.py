@@ -42,12 +42,12 @@ def choose_ports(settings: Settings, ours: frozenset[int] = frozenset()) -> Port
         (settings.metrics_port, before.metrics),
     ):
         if wanted:
-            if wanted in chosen or not (wanted in ours or _free(host, wanted)):
+            if wanted in chosen or not (wanted in ours or is_free(host, wanted)):
                 raise Conflict(
                     f"Port {wanted} is taken.", hint="Choose another one, or 0 for any free one."
                 )
             chosen.append(wanted)
-        elif last and last not in chosen and (last in ours or _free(host, last)):
+        elif last and last not in chosen and (last in ours or is_free(host, last)):
             chosen.append(last)
         else:
             chosen.append(_any_free(host, chosen))
@@ -57,7 +57,7 @@ def choose_ports(settings: Settings, ours: frozenset[int] = frozenset()) -> Port
     return ports
 
 
-def _free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
     """Can a listener start here? Also detects listeners that share their port (SO_REUSEPORT)."""
     with socket.socket(_family(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -79,3 +79,8 @@ def _any_free(host: str, but: list[int]) -> int:
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def reachable(host: str) -> str:
+    """An IP address at which a listener on `host` can be reached from here."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(host, host)

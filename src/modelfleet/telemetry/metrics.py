@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import msgspec
 
@@ -22,6 +23,10 @@ from modelfleet.telemetry.views import Total
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _STALE_SECONDS = 15.0
 _BOUNDS = [f"{bound:.9g}" for bound in latency.CLASSIC_SECONDS]
+
+
+class _Heartbeat(msgspec.Struct):
+    good_at: float = 0.0
 
 
 class Exposition:
@@ -44,8 +49,10 @@ class Exposition:
         return ("\n".join(self._lines) + "\n").encode()
 
 
-def render(evidence: EvidenceReader, controls: ControlWatch, now: float) -> bytes:
-    """The whole page. now: Unix seconds."""
+def render(
+    evidence: EvidenceReader, controls: ControlWatch, now: float, heartbeat: Path | None = None
+) -> bytes:
+    """The whole page. now: Unix seconds. heartbeat: what the heartbeat process writes."""
     page = Exposition()
     totals = sorted(evidence.totals().values(), key=lambda total: (total.model, total.version))
     _requests(page, totals)
@@ -71,11 +78,25 @@ def render(evidence: EvidenceReader, controls: ControlWatch, now: float) -> byte
     horizon = evidence.closed_until()
     lag = max(0.0, now - horizon / 1e6) if horizon else 0.0
     page.single("mf_collector_lag_seconds", "gauge", "Age of the newest complete evidence.", lag)
+    good_at = _good_at(heartbeat)
+    text = "Unix time at which everything was last ready; 0 if never. Alert when it grows old."
+    page.single("modelfleet_heartbeat_timestamp_seconds", "gauge", text, good_at)
+    text = "Always 1: an alert on it fires for ever, and its silence is the alarm."
+    page.single("modelfleet_watchdog", "gauge", text, 1)
     page.family("mf_worker_up", "gauge", "1 if the worker is ready.")
     controls.poll()
     for status in controls.status():
         page.sample("mf_worker_up", float(status.up), {"worker": status.worker})
     return page.text()
+
+
+def _good_at(heartbeat: Path | None) -> float:
+    try:
+        return (
+            msgspec.json.decode(heartbeat.read_bytes(), type=_Heartbeat).good_at if heartbeat else 0
+        )
+    except (FileNotFoundError, msgspec.DecodeError):
+        return 0.0
 
 
 def _requests(page: Exposition, totals: Iterable[Total]) -> None:
@@ -121,7 +142,7 @@ class MetricsServer:
                 try:
                     if self.path.partition("?")[0] == "/metrics":
                         controls = ControlWatch(layout.control)
-                        body = render(evidence, controls, time.time())
+                        body = render(evidence, controls, time.time(), layout.heartbeat)
                         controls.close()
                         self._send(200, CONTENT_TYPE, body)
                     elif self.path == "/healthz":

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from modelfleet.core.errors import Unavailable
+from modelfleet.serving.gateway import overload
 from modelfleet.serving.gateway.clusters import control_plane, grpc
 
 NODE = "modelfleet-gateway"
@@ -58,7 +59,11 @@ def _base_id(folder: Path) -> Path:
 
 
 def render(
-    folder: Path, admin_socket: Path, control_plane_at: tuple[str, int], grpc_socket: Path
+    folder: Path,
+    admin_socket: Path,
+    control_plane_at: tuple[str, int],
+    grpc_socket: Path,
+    limits: overload.Limits,
 ) -> dict[str, object]:
     """bootstrap.json. Listeners and clusters come from files that are replaced by rename."""
 
@@ -70,7 +75,11 @@ def render(
 
     return {
         "node": {"id": NODE, "cluster": NODE},
-        "admin": {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}},
+        "admin": {
+            "address": {"pipe": {"path": str(admin_socket), "mode": 0o600}},
+            "ignore_global_conn_limit": True,
+        },
+        "overload_manager": overload.render(limits),
         "dynamic_resources": {
             "lds_config": source("lds.json"),
             "cds_config": source("cds.json"),

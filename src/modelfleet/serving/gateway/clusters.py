@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelfleet.serving.gateway import tls
 from modelfleet.serving.gateway.config import PoolAddress, host_and_port
+from modelfleet.serving.gateway.overload import BUFFER_BYTES
 
 CONTROL_PLANE = "control-plane"
 GRPC = "grpc"
@@ -39,6 +40,7 @@ def pool_cluster(pool: PoolAddress, folder: Path) -> dict[str, object]:
         # Over a network, a handshake takes a few round trips.
         "connect_timeout": "1s" if pool.elsewhere else "0.25s",
         **_transport(pool, folder),
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "lb_policy": "LEAST_REQUEST",
         "ignore_health_on_host_removal": True,
         "common_lb_config": {

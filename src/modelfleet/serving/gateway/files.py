@@ -18,7 +18,15 @@ import msgspec
 from modelfleet.core.errors import FleetError
 from modelfleet.core.files import write_atomically
 from modelfleet.core.layout import Layout
-from modelfleet.serving.gateway import access, admin, bootstrap, clusters, listener, routes
+from modelfleet.serving.gateway import (
+    access,
+    admin,
+    bootstrap,
+    clusters,
+    listener,
+    overload,
+    routes,
+)
 from modelfleet.serving.gateway.certificates import Certificates
 from modelfleet.serving.gateway.config import GatewayConfig
 from modelfleet.serving.gateway.decide import Asked
@@ -33,6 +41,7 @@ _VERSION = {
     "rds.json": f"http.gateway.rds.{routes.ROUTES}",
     "lds.json": "listener_manager.lds",
 }
+_NO_OTHERS = overload.Limits()
 _MEMBERS = "membership_healthy"
 _HEALTHY = rf"^cluster\.pool-.*\.{_MEMBERS}$"
 _FILTER = r"(version_text|update_rejected|warming_clusters)$"
@@ -76,13 +85,21 @@ class GatewayFiles:
         self._routes = routes.RouteRenderer()
         self._wanted: list[dict[str, object]] | None = None
 
-    def bootstrap(self, *, host: str, port: int, control_plane: tuple[str, int], jwks: str) -> None:
+    def bootstrap(
+        self,
+        *,
+        host: str,
+        port: int,
+        control_plane: tuple[str, int],
+        jwks: str,
+        limits: overload.Limits = _NO_OTHERS,
+    ) -> None:
         """All that Envoy needs to start. Routes and clusters of an earlier life are kept.
 
         host, port: where clients come in. control_plane: address and port.
-        jwks: the public keys as JSON.
+        jwks: the public keys as JSON. limits: what is too much.
         """
-        start = bootstrap.render(self._folder, self._admin, control_plane, self._grpc)
+        start = bootstrap.render(self._folder, self._admin, control_plane, self._grpc, limits)
         entrance = listener.render(
             "1",
             host=host,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelfleet.serving.gateway import access, limits, tls
+from modelfleet.serving.gateway import access, limits, overload, tls
 from modelfleet.serving.gateway.bootstrap import NODE
 from modelfleet.serving.gateway.replies import local_replies
 from modelfleet.serving.gateway.routes import ROUTES
@@ -53,6 +53,7 @@ def _listener(
         "@type": f"{_TYPES}.config.listener.v3.Listener",
         "name": name,
         "address": address,
+        "per_connection_buffer_limit_bytes": overload.BUFFER_BYTES,
         "filter_chains": [
             {
                 **transport,
@@ -82,6 +83,7 @@ def _http(jwks: str, max_body_bytes: int, folder: Path) -> dict[str, object]:
         "request_headers_timeout": "10s",
         "request_timeout": "120s",
         "stream_idle_timeout": "120s",
+        "http2_protocol_options": overload.HTTP2,
         "common_http_protocol_options": {
             "idle_timeout": "600s",
             "headers_with_underscores_action": "DROP_HEADER",
