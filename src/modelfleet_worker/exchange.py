@@ -14,7 +14,7 @@ from typing import Optional
 
 from modelfleet_worker import binary, log
 from modelfleet_worker.fair import NORMAL, WEIGHTS
-from modelfleet_worker.http import Connection, Request, error_body
+from modelfleet_worker.http import Connection, Request, error_body, presentable
 from modelfleet_worker.invocations import error_body as scoring_error
 from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
 from modelfleet_worker.oip import BadRequest
@@ -201,6 +201,7 @@ class Exchange:
     def fail(self, status: int, reason: str) -> None:
         """Answer with an error."""
         extra = b"\r\nretry-after: 1" if status == 429 else b""
+        reason = presentable(reason)
         body = scoring_error(status, reason) if self._scoring else error_body(reason)
         self._close(status, body, [], [], reason, extra)
 

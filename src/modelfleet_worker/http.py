@@ -20,7 +20,11 @@ from modelfleet_worker import log
 
 MAX_HEAD = 64 * 1024
 MAX_WAITING = 8
+LONGEST_REASON = 1000
+"""Characters of an error's text: it may quote what a client sent."""
 _LINGER_SECONDS = 2.0
+_FRAMING = 16
+"""Bytes per byte of body that a chunked request may have; chunks of one byte have six."""
 _REASONS = {
     200: b"OK",
     400: b"Bad Request",
@@ -67,7 +71,14 @@ class Handler(Protocol):
 
 def error_body(text: str) -> bytes:
     """The protocol's shape of an error."""
-    return msgspec.json.encode({"error": text})
+    return msgspec.json.encode({"error": presentable(text)})
+
+
+def presentable(text: str) -> str:
+    """A text of bounded length that any encoder takes."""
+    if len(text) > LONGEST_REASON:
+        text = text[:LONGEST_REASON] + "…"
+    return text.encode(errors="replace").decode()
 
 
 class Connection(asyncio.Protocol):
@@ -90,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_size = 0
+        self._chunked = 0  # bytes read for a chunked body, its framing and trailers included
 
     # asyncio
 
@@ -114,6 +126,8 @@ class Connection(asyncio.Protocol):
             return
         if self._in_head:
             self._fed += len(data)
+        elif b"transfer-encoding" in self._headers:
+            self._chunked += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -121,6 +135,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(400, f"not an HTTP request: {error}")
         if self._fed > MAX_HEAD and self._in_head and not self._deaf:
             self._refuse(431, f"the headers are longer than {MAX_HEAD} bytes")
+        elif self._chunked > MAX_HEAD + _FRAMING * self._body_size and not self._deaf:
+            self._refuse(431, "the framing and trailers are longer than the body warrants")
 
     # httptools
 
@@ -129,7 +145,7 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers = {}
         self._body = []
-        self._body_size = 0
+        self._body_size = self._chunked = 0
 
     def on_url(self, url: bytes) -> None:
         self._target += url
