@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Optional, Protocol, cast
 
 import httptools
@@ -86,6 +87,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
+        self.if_lost: Optional[Callable[[], None]] = None
+        """called if the client goes before the answer to the current request"""
         self._parser = httptools.HttpRequestParser(self)
         self._transport: Optional[asyncio.Transport] = None
         self._waiting: deque[Request] = deque()
@@ -112,6 +115,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Optional[Exception]) -> None:
         self._transport = None
         self._waiting.clear()
+        if self._current is not None and self.if_lost is not None:
+            self.if_lost()
         self._handler.connections.discard(self)
 
     def pause_writing(self) -> None:
@@ -219,6 +224,7 @@ class Connection(asyncio.Protocol):
         """Answer the current request. headers: whole lines. raw: a good answer that is not JSON.
         Does nothing if the client is gone."""
         request, self._current = self._current, None
+        self.if_lost = None
         transport = self._transport
         if request is None or transport is None:
             return

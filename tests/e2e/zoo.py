@@ -86,3 +86,23 @@ class Spy:
             "found": np.full(count, float(found)),
             "user": np.full(count, float(os.geteuid())),
         }
+
+
+class Wide(Linear):
+    """Answers a few megabytes, however little it is asked."""
+
+    VALUES = 400_000
+
+    def predict(self, inputs: Arrays) -> dict[str, Any]:
+        return {"values": np.full((len(inputs["x"]), self.VALUES), 0.12345)}
+
+
+class Slow(Linear):
+    """Takes its time over each request and runs no two of them together."""
+
+    SECONDS = 0.2
+
+    def predict(self, inputs: Arrays) -> dict[str, Any]:
+        if len(inputs["x"]) == 1:
+            time.sleep(self.SECONDS)
+        return super().predict(inputs)

@@ -19,6 +19,7 @@ from modelfleet.serving.gateway.config import (
 from modelfleet.serving.gateway.decide import Asked, Decision
 from modelfleet.serving.gateway.explain import Explanation
 from modelfleet.serving.gateway.files import GatewayFiles, GatewayStatistics
+from modelfleet.serving.gateway.listener import Limits
 
 __all__ = [
     "Asked",
@@ -28,6 +29,7 @@ __all__ = [
     "GatewayConfig",
     "GatewayFiles",
     "GatewayStatistics",
+    "Limits",
     "PoolAddress",
     "RateLimit",
     "Rule",

@@ -62,7 +62,7 @@ class GatewayFiles:
         self,
         layout: Layout,
         *,
-        max_body_bytes: int = 16 * 1024 * 1024,
+        limits: listener.Limits = listener.Limits(),  # noqa: B008  # it is frozen
         tls: tuple[Path, Path] | None = None,
     ) -> None:
         """tls: paths of the certificate chain and key that clients are shown."""
@@ -70,7 +70,7 @@ class GatewayFiles:
         self._folder = layout.gateway
         self._keys = layout.keys
         self._admin = layout.gateway_admin_socket
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
         self._grpc = layout.grpc_socket
         self._routes = routes.RouteRenderer()
         self._wanted: list[dict[str, object]] | None = None
@@ -87,7 +87,7 @@ class GatewayFiles:
             host=host,
             port=port,
             jwks=jwks,
-            max_body_bytes=self._max_body_bytes,
+            limits=self._limits,
             folder=self._folder,
             secure=self.certificates.server,
         )
