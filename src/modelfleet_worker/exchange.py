@@ -259,9 +259,11 @@ class Exchange:
         resident.lane.submit(self)
 
     def _lost(self) -> None:
-        """Nobody waits any more: it leaves the queue at the next sweep, unless it runs."""
+        """Nobody waits any more: out of the queue with it, so that no batch takes it along."""
         self._gone = True
         self.deadline = time.monotonic()
+        if self._resident is not None:
+            self._resident.lane.sweep(self.deadline)
 
     def _check_time(self) -> None:
         timeout = self._headers.get(b"x-mf-timeout-ms")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import http.client
 import json
 import resource
 import socket
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hostile import Wire, http2, refused2, statuses
+from attacks import Wire, http2, refused2, statuses
 from load import Load, rows
 from running import SETTINGS, Platform, say
 from zoo import EXAMPLE, Linear, Slow, Wide
@@ -157,14 +159,18 @@ NOT_OURS = [
 
 
 def test_nobody_speaks_in_our_name(served: Platform, caller: dict[str, Any], wire: Wire) -> None:
+    assert (
+        served.ask(OPEN, GOOD, key=caller["key"], headers={"x-request-id": "plain"}).status == 200
+    )
+    (plain,) = [r for r in records(served) if r.client_request_id == "plain"]
     before = {record.request_id for record in records(served)}
     wire.send(head(caller["key"], *NOT_OURS, f"content-length: {len(GOOD)}") + GOOD)
     assert statuses(wire.all()) == [200]
     (record,) = [r for r in records(served) if r.request_id not in before]
-    assert record.caller == "stranger"
+    assert record.caller == plain.caller
+    assert record.version == plain.version
     assert (record.attempt, record.flags, record.endpoint) == (1, 0, OPEN)
     assert record.request_id not in ("mine", "mine-too", "")
-    assert record.version != 999
 
 
 PATHS = [
@@ -349,12 +355,46 @@ def test_clients_that_never_read(served: Platform, neighbour: Load) -> None:
             wire.sock.close()
 
 
+def test_large_answers_are_compressed_for_who_asks(served: Platform) -> None:
+    served.serve("wider", Wide(), EXAMPLE[:2])
+    connection = http.client.HTTPConnection("127.0.0.1", served.ports()["gateway"], timeout=30)
+    binary = json.dumps({**json.loads(GOOD), "parameters": {"binary_data_output": True}}).encode()
+
+    def ask(model: str, content: bytes, accepts: str) -> http.client.HTTPResponse:
+        sent = {"authorization": f"Bearer {served.key}", "accept-encoding": accepts}
+        connection.request("POST", f"/v2/models/{model}/infer", content, sent)
+        return connection.getresponse()
+
+    answer = ask("wider", GOOD, "gzip")
+    assert answer.getheader("content-encoding") == "gzip"
+    packed = answer.read()
+    plain = ask("wider", GOOD, "identity")
+    assert plain.getheader("content-encoding") is None
+    whole = plain.read()
+    assert len(packed) < len(whole) / 10
+    outputs = json.loads(whole)["outputs"]
+    assert json.loads(gzip.decompress(packed))["outputs"] == outputs
+
+    mixed = ask("wider", binary, "gzip, deflate")
+    assert mixed.getheader("content-encoding") == "gzip"
+    size = int(mixed.getheader("inference-header-content-length") or 0)
+    inflated = gzip.decompress(mixed.read())
+    told = json.loads(inflated[:size])["outputs"][0]
+    assert len(inflated) - size == told["parameters"]["binary_data_size"] == 8 * Wide.VALUES
+
+    small = ask(OPEN, GOOD, "gzip")
+    assert small.getheader("content-encoding") is None
+    assert json.loads(small.read())["outputs"]
+    connection.close()
+
+
 def test_clients_that_go_away(served: Platform, neighbour: Load) -> None:
     """Their requests are not run one after the other for nobody."""
     served.serve(SLOW, Slow(), EXAMPLE)
     port = served.ports()["gateway"]
     start = f"POST /v2/models/{SLOW}/infer HTTP/1.1"
-    whole = head(served.key, f"content-length: {len(GOOD)}", start=start) + GOOD
+    body = GOOD.replace(b"0.1", b"999")
+    whole = head(served.key, f"content-length: {len(body)}", start=start) + body
 
     def come_and_go(content: bytes) -> None:
         for _ in range(50):
@@ -371,7 +411,7 @@ def test_clients_that_go_away(served: Platform, neighbour: Load) -> None:
     for thread in threads:
         thread.join()
     began = time.monotonic()
-    assert served.ask(SLOW, GOOD).status == 200
+    assert served.ask(SLOW, body).status == 200
     took = time.monotonic() - began
     say(f"after 100 requests of {Slow.SECONDS} s that nobody waits for: {took:.2f} s")
-    assert took < 10 * Slow.SECONDS + 1.0
+    assert took < 25 * Slow.SECONDS
