@@ -56,12 +56,16 @@ def measure(port: int, key: str, seconds: float, rate: float) -> list[float]:
     return found
 
 
+_UNDER_WAY = multiprocessing.Event()
+
+
 def _connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
 def idle(port: int, key: str) -> None:
     crowd = [_connect(port) for _ in range(10_000)]
+    _UNDER_WAY.set()
     time.sleep(600)
     del crowd
 
@@ -86,6 +90,7 @@ def _drip(port: int, start: bytes, drop: bytes) -> None:
                 one.sendall(drop)
             except OSError:
                 crowd[k] = None
+        _UNDER_WAY.set()
         time.sleep(1.0)
 
 
@@ -117,6 +122,7 @@ def large(port: int, key: str) -> None:
 
 def _shots(port: int, contents: list[bytes], rate: float, read: bool = True) -> None:
     k = 0
+    _UNDER_WAY.set()
     while True:
         with contextlib.suppress(OSError), _connect(port) as one:
             one.sendall(contents[k % len(contents)])
@@ -173,8 +179,11 @@ def main() -> None:
                 continue
             before = measure(port, platform.key, arguments.seconds, arguments.rate)
             child = multiprocessing.Process(target=trouble, args=(port, platform.key), daemon=True)
+            _UNDER_WAY.clear()
             child.start()
-            time.sleep(4)
+            if not _UNDER_WAY.wait(60):
+                raise SystemExit(f"{name}: it did not begin within a minute")
+            time.sleep(2)
             during = measure(port, platform.key, arguments.seconds, arguments.rate)
             child.kill()
             child.join()
