@@ -6,6 +6,8 @@
 # make proto   write the gRPC messages anew
 # make bench-pipelines   what a pipeline costs beside its models
 # make bench-gateway   thousands of endpoints
+# make fuzz    bad input by coverage, for a minute a parser   (make fuzz ARGS='--seconds 600')
+# make bench-hostile   what bad neighbours do to a good client
 # make lock    resolve the dependencies anew
 
 PYTHON ?= python3
@@ -16,7 +18,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench-serving bench-faults bench-pipelines bench-gateway lock docs clean \
+.PHONY: demo test check fuzz bench-hostile bench-serving bench-faults bench-pipelines bench-gateway lock docs clean \
   browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
@@ -53,6 +55,12 @@ bench-pipelines: $(VENV)/.installed
 
 bench-gateway: $(VENV)/.installed
 	$(BIN)/python bench/gateway.py $(ARGS)
+
+bench-hostile: $(VENV)/.installed
+	$(BIN)/python bench/hostile.py $(ARGS)
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python fuzz/run.py $(ARGS)
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/docs.py

@@ -33,7 +33,7 @@ from modelfleet.rollouts.ticks import EvidenceTicks
 from modelfleet.serving.compile import Converters
 from modelfleet.serving.endpoints import EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
-from modelfleet.serving.gateway import GatewayFiles
+from modelfleet.serving.gateway import GatewayFiles, Limits
 from modelfleet.serving.pipelines.publisher import PlatformKey, Publisher
 from modelfleet.serving.pipelines.service import PipelineService
 from modelfleet.serving.quarantine import QuarantineService
@@ -85,7 +85,7 @@ def build(settings: Settings) -> Fleet:
     converters = Converters(layout.worker_package, _confinement(settings))
     prepare = PrepareService(layout, database, registry, bundles, environments, converters)
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
-    gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes, tls=settings.tls)
+    gateway = GatewayFiles(layout, limits=Limits.of(settings.serving), tls=settings.tls)
     monitoring = MonitoringService(database, evidence, settings)
     quarantine = QuarantineService(
         database, registry, evidence.crashes, settings.serving.quarantine_crashes

@@ -14,7 +14,7 @@ from typing import Optional
 
 from modelfleet_worker import binary, log
 from modelfleet_worker.fair import NORMAL, WEIGHTS
-from modelfleet_worker.http import Connection, Request, error_body
+from modelfleet_worker.http import Connection, Request, error_body, presentable
 from modelfleet_worker.invocations import error_body as scoring_error
 from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
 from modelfleet_worker.oip import BadRequest
@@ -30,6 +30,8 @@ from modelfleet_worker.wire.tensors import pack
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.08
 LOOKS = 16
 """How often, over about a second, a request that a dead worker holds is looked for again."""
+GONE = 499
+"""Status in the record of a request whose client went away while it waited; nobody sees it."""
 _ENCODINGS = {b"gzip": 31, b"deflate": 15}
 
 
@@ -62,6 +64,7 @@ class Exchange:
         "_closed",
         "_connection",
         "_endpoint",
+        "_gone",
         "_headers",
         "_id",
         "_prediction",
@@ -113,6 +116,7 @@ class Exchange:
         self._body = b""
         self._slot = -1
         self._closed = False
+        self._gone = False
         self.deadline: Optional[float] = None
         self.inputs: list[Array] = []
         self.rows = 0
@@ -201,6 +205,7 @@ class Exchange:
     def fail(self, status: int, reason: str) -> None:
         """Answer with an error."""
         extra = b"\r\nretry-after: 1" if status == 429 else b""
+        reason = presentable(reason)
         body = scoring_error(status, reason) if self._scoring else error_body(reason)
         self._close(status, body, [], [], reason, extra)
 
@@ -215,7 +220,9 @@ class Exchange:
         self._slot = -1
 
     def answer(self, outcome: Outcome) -> None:
-        if isinstance(outcome, DeadlinePassed):
+        if self._gone:
+            self.fail(GONE, "the client went away before it was answered")
+        elif isinstance(outcome, DeadlinePassed):
             self.fail(504, "the model did not answer before the deadline")
         elif isinstance(outcome, Overloaded):
             self.fail(429, str(outcome))
@@ -248,7 +255,15 @@ class Exchange:
         self.caller = get(b"x-mf-caller", b"")
         self.weight = WEIGHTS.get(get(b"x-mf-priority", b"normal"), NORMAL)
         self.limit = _integer(get(b"x-mf-concurrency"), 0)
+        self._connection.if_lost = self._lost
         resident.lane.submit(self)
+
+    def _lost(self) -> None:
+        """Nobody waits any more: out of the queue with it, so that no batch takes it along."""
+        self._gone = True
+        self.deadline = time.monotonic()
+        if self._resident is not None:
+            self._resident.lane.sweep(self.deadline)
 
     def _check_time(self) -> None:
         timeout = self._headers.get(b"x-mf-timeout-ms")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Optional, Protocol, cast
 
 import httptools
@@ -20,7 +21,11 @@ from modelfleet_worker import log
 
 MAX_HEAD = 64 * 1024
 MAX_WAITING = 8
+LONGEST_REASON = 1000
+"""Characters of an error's text: it may quote what a client sent."""
 _LINGER_SECONDS = 2.0
+_FRAMING = 16
+"""Bytes per byte of body that a chunked request may have; chunks of one byte have six."""
 _REASONS = {
     200: b"OK",
     400: b"Bad Request",
@@ -67,7 +72,14 @@ class Handler(Protocol):
 
 def error_body(text: str) -> bytes:
     """The protocol's shape of an error."""
-    return msgspec.json.encode({"error": text})
+    return msgspec.json.encode({"error": presentable(text)})
+
+
+def presentable(text: str) -> str:
+    """A text of bounded length that any encoder takes."""
+    if len(text) > LONGEST_REASON:
+        text = text[:LONGEST_REASON] + "…"
+    return text.encode(errors="replace").decode()
 
 
 class Connection(asyncio.Protocol):
@@ -75,6 +87,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
+        self.if_lost: Optional[Callable[[], None]] = None
+        """called if the client goes before the answer to the current request"""
         self._parser = httptools.HttpRequestParser(self)
         self._transport: Optional[asyncio.Transport] = None
         self._waiting: deque[Request] = deque()
@@ -90,6 +104,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_size = 0
+        self._chunked = 0  # bytes read for a chunked body, its framing and trailers included
 
     # asyncio
 
@@ -100,6 +115,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Optional[Exception]) -> None:
         self._transport = None
         self._waiting.clear()
+        if self._current is not None and self.if_lost is not None:
+            self.if_lost()
         self._handler.connections.discard(self)
 
     def pause_writing(self) -> None:
@@ -114,6 +131,8 @@ class Connection(asyncio.Protocol):
             return
         if self._in_head:
             self._fed += len(data)
+        elif b"transfer-encoding" in self._headers:
+            self._chunked += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -121,6 +140,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(400, f"not an HTTP request: {error}")
         if self._fed > MAX_HEAD and self._in_head and not self._deaf:
             self._refuse(431, f"the headers are longer than {MAX_HEAD} bytes")
+        elif self._chunked > MAX_HEAD + _FRAMING * self._body_size and not self._deaf:
+            self._refuse(431, "the framing and trailers are longer than the body warrants")
 
     # httptools
 
@@ -129,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers = {}
         self._body = []
-        self._body_size = 0
+        self._body_size = self._chunked = 0
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -203,6 +224,7 @@ class Connection(asyncio.Protocol):
         """Answer the current request. headers: whole lines. raw: a good answer that is not JSON.
         Does nothing if the client is gone."""
         request, self._current = self._current, None
+        self.if_lost = None
         transport = self._transport
         if request is None or transport is None:
             return

@@ -30,6 +30,8 @@ _CODES = {
     503: "TEMPORARILY_UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+_MAX_CELLS = 1 << 24
+"""Values of a request, missing ones included: those take no room in its body, but in memory."""
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 Columns = Mapping[str, Sequence[Any]]
 
@@ -68,6 +70,8 @@ class Invocations:
         self._signature = signature
         self._refuse_missing = refuse_missing
         self._outputs = {spec.name: k for k, spec in enumerate(signature.outputs)}
+        self._taken = {spec.name for spec in signature.inputs}
+        self._taken.update(signature.inputs[0].features or ())
 
     def decode(self, body: bytes, content_type: bytes) -> Decoded:
         """The tensors of a request; BadRequest names what is wrong."""
@@ -119,14 +123,21 @@ class Invocations:
         if request.dataframe_split is not None:
             return self._from_split(request.dataframe_split)
         if request.dataframe_records is not None:
-            return self._from_columns(_columns(request.dataframe_records))
+            return self._from_columns(self._columns(request.dataframe_records))
         if request.instances is not None:
             if request.instances and all(isinstance(one, dict) for one in request.instances):
-                return self._from_columns(_columns(request.instances))
+                return self._from_columns(self._columns(request.instances))
             return [self._only(request.instances)]
         if isinstance(request.inputs, dict):
             return self._from_columns(request.inputs)
         return [self._only(request.inputs)]
+
+    def _columns(self, records: Sequence[dict[str, Any]]) -> Columns:
+        """Rows to the columns that the model takes; what a row lacks is null."""
+        names = self._taken.intersection(name for record in records for name in record)
+        if len(names) * len(records) > _MAX_CELLS:
+            raise BadRequest(f"{len(records)} records of {len(names)} columns are too many")
+        return {name: [record.get(name) for record in records] for name in names}
 
     def _from_split(self, table: _Split) -> list[Array]:
         width = len(table.columns) if table.columns is not None else None
@@ -168,12 +179,6 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return [str(k) for k in range(len(names))]
 
 
-def _columns(records: Sequence[dict[str, Any]]) -> Columns:
-    """Rows to columns; what a row lacks is null."""
-    names = dict.fromkeys(name for record in records for name in record)
-    return {name: [record.get(name) for record in records] for name in names}
-
-
 def _csv(body: bytes) -> Columns:
     try:
         rows = list(csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True))
@@ -205,7 +210,8 @@ def _array(spec: TensorSpec, values: Any, depth: int) -> Array:
     except (msgspec.ValidationError, ValueError, OverflowError, TypeError) as error:
         raise BadRequest(f"input {spec.name!r}: {error}") from error
     inner = spec.shape[1:] if depth == len(spec.shape) else ()
-    if array.ndim != depth or any(w not in (-1, f) for w, f in zip(inner, array.shape[1:])):
+    sizes = array.shape[1:]
+    if array.ndim != depth or 0 in sizes or any(w not in (-1, f) for w, f in zip(inner, sizes)):
         raise BadRequest(
             f"input {spec.name!r} has the shape {list(array.shape)}, "
             f"the model takes {list(spec.shape)}"

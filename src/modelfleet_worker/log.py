@@ -24,13 +24,19 @@ def event(level: str, text: str, **fields: Value) -> None:
 def failure(text: str, error: BaseException, **fields: Value) -> None:
     """Write an error with its traceback."""
     lines = traceback.format_exception(type(error), error, error.__traceback__)
-    event("error", text, error=describe(error), traceback="".join(lines)[-8000:], **fields)
+    told = _writable("".join(lines)[-8000:])
+    event("error", text, error=describe(error), traceback=told, **fields)
 
 
 def describe(error: BaseException) -> str:
     """Type and text of an error in at most 500 characters: what a client may see of it."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return text[:500]
+    return _writable(text[:500])
+
+
+def _writable(text: str) -> str:
+    """Without halves of surrogate pairs, which no encoder takes."""
+    return text.encode(errors="replace").decode()
 
 
 class Throttle:

@@ -23,6 +23,11 @@ from modelfleet_worker import binary
 from modelfleet_worker.wire.signature import DTYPES, Array, Signature, TensorSpec
 
 _MAX_DEPTH = 8
+_Size = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""Larger ones can't be, and Python takes long to write them down."""
+
+
+_UNEQUAL = "its rows are not equally long"
 
 
 class BadRequest(Exception):
@@ -32,7 +37,7 @@ class BadRequest(Exception):
 class _Placed(msgspec.Struct):
     """Parameters of an input."""
 
-    binary_data_size: Optional[int] = None
+    binary_data_size: Optional[_Size] = None
 
 
 class _Wish(msgspec.Struct):
@@ -50,7 +55,7 @@ class _Wishes(msgspec.Struct):
 class _Tensor(msgspec.Struct):
     name: str
     datatype: str
-    shape: list[int]
+    shape: list[_Size]
     data: msgspec.Raw = msgspec.Raw()
     parameters: Optional[_Placed] = None
 
@@ -60,7 +65,7 @@ class _Loose(msgspec.Struct):
 
     name: str
     datatype: str
-    shape: list[int]
+    shape: list[_Size]
     data: Any = None
     parameters: Optional[_Placed] = None
 
@@ -276,7 +281,7 @@ class RequestDecoder:
         for decode in self._forms:
             try:
                 request = decode(body)
-            except (msgspec.DecodeError, RecursionError):
+            except (ValueError, RecursionError):  # of msgspec, or of text that is no UTF-8
                 continue
             if decode is not self._forms[0]:
                 self._forms.reverse()
@@ -303,7 +308,10 @@ class RequestDecoder:
             if output.name not in self._outputs:
                 known = ", ".join(repr(name) for name in self._outputs)
                 raise BadRequest(f"unknown output {output.name!r}: the outputs are {known}")
-        return [self._outputs[output.name] for output in outputs] or None
+        chosen = [self._outputs[output.name] for output in outputs]
+        if len(set(chosen)) != len(chosen):
+            raise BadRequest("an output is asked for twice")
+        return chosen or None
 
     def _raw(self, request: Union[_Request, _LooseRequest, _MatrixRequest]) -> frozenset[int]:
         """Positions of the outputs that are wanted in binary."""
@@ -323,14 +331,18 @@ def _envelope(body: bytes) -> Union[_Request, _LooseRequest]:
         return _decode_request(body)
     except msgspec.ValidationError as error:
         raise BadRequest(f"not an inference request: {error}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of msgspec, or of text that is no UTF-8
         return _loose_envelope(body, error)
 
 
 def _loose_envelope(body: bytes, first: Exception) -> _LooseRequest:
     """A body that is JSON but for NaN and Infinity; anything else gets the first error."""
+    if b"NaN" not in body and b"Infinity" not in body:
+        raise BadRequest(f"the body is not valid JSON: {first}") from first
     try:
         plain = json.loads(body)
+        if b"\\u" in body:
+            _encode_json(plain)  # refuses halves of surrogate pairs, which json lets pass
     except (ValueError, RecursionError):
         raise BadRequest(f"the body is not valid JSON: {first}") from first
     try:
@@ -351,7 +363,7 @@ def _array(
             f"the model takes {spec.datatype!r}"
         )
     shape = tuple(tensor.shape)
-    if shape[1:] != spec.shape[1:] or shape[0] < 1 or spec.shape[0] != -1:
+    if shape[1:] != spec.shape[1:] or not shape or shape[0] < 1 or spec.shape[0] != -1:
         _check_shape(spec, shape)
     size = None if tensor.parameters is None else tensor.parameters.binary_data_size
     if size is None:
@@ -368,7 +380,7 @@ def _from_json(
 ) -> tuple[Array, bool]:
     """The array, and whether there may be null or NaN in it."""
     depth = _depth(data)
-    if data is None or (depth != 1 and depth != len(shape)):
+    if data is None or (depth != 1 and depth != len(shape)) or depth > _MAX_DEPTH:
         raise BadRequest(
             f"tensor {spec.name!r}: data must be a flat array, or nested as deep as its shape "
             f"{list(shape)}" + ("" if depth else "; there is none")
@@ -378,6 +390,8 @@ def _from_json(
         array: Array = np.array(values, dtype=spec.dtype)
     except (msgspec.ValidationError, ValueError, OverflowError, TypeError) as error:
         raise BadRequest(f"tensor {spec.name!r}: {_reason(error)}") from error
+    if array.ndim < depth:  # numpy keeps texts in rows of different lengths as lists
+        raise BadRequest(f"tensor {spec.name!r}: {_UNEQUAL}")
     if array.shape != shape:
         array = _reshaped(spec, array, shape)
     return array, doubtful
@@ -459,7 +473,7 @@ def _has_gaps(array: Array) -> bool:
 def _reason(error: Exception) -> str:
     text = str(error)
     if "inhomogeneous" in text or "setting an array element" in text:
-        return "its rows are not equally long"
+        return _UNEQUAL
     return text
 
 

@@ -86,3 +86,23 @@ class Spy:
             "found": np.full(count, float(found)),
             "user": np.full(count, float(os.geteuid())),
         }
+
+
+class Wide(Linear):
+    """Answers a few megabytes, however little it is asked."""
+
+    VALUES = 400_000
+
+    def predict(self, inputs: Arrays) -> dict[str, Any]:
+        return {"values": np.full((len(inputs["x"]), self.VALUES), 0.12345)}
+
+
+class Slow(Linear):
+    """Takes its time over each row of a request whose first feature is above `TRIGGER`."""
+
+    SECONDS = 0.2
+
+    def predict(self, inputs: Arrays) -> dict[str, Any]:
+        if float(np.max(inputs["x"])) > TRIGGER:
+            time.sleep(self.SECONDS * len(inputs["x"]))
+        return super().predict(inputs)

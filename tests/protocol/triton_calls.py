@@ -89,6 +89,17 @@ async def calls(module: Any) -> None:
     else:
         refused = ""
     assert "missing tensor 'text'" in refused, refused
+    # large enough for the gateway to compress it; the header counts inflated bytes
+    count = 20_000
+    long = {name: np.resize(value, count) for name, value in values.items()}
+    for tensor in inputs:
+        tensor.set_shape([count])
+        tensor.set_data_from_numpy(long[tensor.name()], binary_data=True)
+    for squeeze in ("gzip", "deflate", None):
+        found = await ask("infer", MODEL, inputs, response_compression_algorithm=squeeze)
+        for name, value in long.items():
+            same(name, found.as_numpy(f"{name}_back"), value)
+
     closed = client.close()
     if inspect.isawaitable(closed):
         await closed

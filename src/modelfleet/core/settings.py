@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -30,6 +31,14 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Let workers stay root where privileges can't be dropped. Model code may then read keys."""
     max_body_bytes: int = 16 * 1024 * 1024
     """Largest request; a larger one gets 413."""
+    max_headers: Annotated[int, msgspec.Meta(ge=10, le=1000)] = 100
+    """Most headers of a request; more get 431."""
+    max_header_kb: Annotated[int, msgspec.Meta(ge=4, le=60)] = 60
+    """Most KiB of headers, of all together; more get 431."""
+    header_timeout_seconds: Annotated[float, msgspec.Meta(ge=0.1)] = 10.0
+    """How long the headers of a request may take to arrive; then 408."""
+    read_timeout_seconds: Annotated[float, msgspec.Meta(ge=0.1)] = 120.0
+    """How long a whole request may take to arrive; then 408."""
     memory_mb: int = 4096
     """Memory limit of one worker."""
     resident_mb: int = 0

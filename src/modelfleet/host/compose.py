@@ -14,7 +14,7 @@ from modelfleet.core.settings import Settings, load_settings
 from modelfleet.engines.local import Agent, Files, ProcessSpec
 from modelfleet.host.ports import Ports, reachable, read_ports
 from modelfleet.host.workers import generation, install_worker_package, make_folders, worker_kit
-from modelfleet.serving.gateway import GatewayFiles, Limits, command, successor
+from modelfleet.serving.gateway import Capacity, GatewayFiles, Limits, command, successor
 from modelfleet.serving.pipelines.plan import POOL, REPLICAS
 
 _PREFIX = "MODELFLEET_"
@@ -85,13 +85,13 @@ def compose(settings: Settings, specs: Sequence[ProcessSpec] | None = None) -> A
         raise Unavailable(f"{layout.ports} is missing.", hint="Start with: modelfleet up.")
     make_folders(settings)
     install_worker_package(layout)
-    gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes, tls=settings.tls)
+    gateway = GatewayFiles(layout, limits=Limits.of(settings.serving), tls=settings.tls)
     gateway.bootstrap(
         host=settings.host,
         port=ports.gateway,
         control_plane=(reachable(settings.host), ports.api),
         jwks=layout.jwks.read_text("utf-8"),
-        limits=Limits(settings.serving.max_connections, settings.serving.gateway_memory_mb),
+        capacity=Capacity(settings.serving.max_connections, settings.serving.gateway_memory_mb),
     )
     chosen = platform(settings, ports) if specs is None else list(specs)
     return Agent(files_of(layout), chosen, worker_kit(settings))

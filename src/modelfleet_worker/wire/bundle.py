@@ -83,7 +83,7 @@ def parse_manifest(content: bytes) -> Manifest:
     """Read a manifest; BundleCorrupt if it is none or names a path outside of the bundle."""
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # of msgspec, or of text that is no UTF-8
         raise BundleCorrupt(f"{MANIFEST}: {error}") from error
     for entry in manifest.entries:
         if not _is_inside(entry.path):

@@ -246,7 +246,7 @@ class ControlBlock:
         return ControlSnapshot(
             pid=pid,
             incarnation=incarnation,
-            state=State(state),
+            state=State(state) if state <= State.FAILED else State.FAILED,
             heartbeat_ns=heartbeat,
             revision=revision,
             dropped=dropped,

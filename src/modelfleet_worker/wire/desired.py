@@ -53,7 +53,10 @@ class PoolSpec(msgspec.Struct, frozen=True):
 
 def decode(content: bytes) -> PoolSpec:
     """Read a pool's JSON; msgspec.DecodeError says what is wrong with it."""
-    return msgspec.json.decode(content, type=PoolSpec)
+    try:
+        return msgspec.json.decode(content, type=PoolSpec)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def load(path: Path) -> PoolSpec:

@@ -203,7 +203,7 @@ class SegmentReader:
                     break
             try:
                 found.append((offset, decode(payload)))
-            except msgspec.DecodeError:
+            except ValueError:  # of msgspec, or of text that is no UTF-8
                 self.skipped += 1
             offset = (base + end + 7) & ~7
         return found, offset
@@ -233,7 +233,7 @@ class SegmentReader:
 
     def _read_header(self) -> SegmentHeader:
         raw = os.pread(self._handle, FIRST, 0)
-        if raw[:8] != MAGIC:
+        if raw[:8] != MAGIC or len(raw) < 12:
             raise ValueError(f"{self.path} is not a segment")
         (length,) = _LENGTH.unpack_from(raw, 8)
         return msgspec.json.decode(raw[12 : 12 + length], type=SegmentHeader)

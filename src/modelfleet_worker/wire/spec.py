@@ -92,7 +92,7 @@ def read_example(bundle: Path) -> Example:
 def _read(bundle: Path, name: str, kind: type[_Struct]) -> _Struct:
     try:
         return msgspec.json.decode((bundle / FILES / name).read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleCorrupt(f"{name}: {error}") from error
 
 
@@ -101,6 +101,6 @@ def _array(spec: TensorSpec, values: dict[str, list[Any]]) -> Array:
         raise BundleCorrupt(f"{EXAMPLE_FILE}: the tensor {spec.name!r} is missing")
     try:
         array: Array = np.array(values[spec.name], dtype=spec.dtype)
-    except (TypeError, ValueError) as error:
+        return array.reshape([len(array), *spec.shape[1:]]) if array.ndim else array
+    except (TypeError, ValueError, OverflowError) as error:
         raise BundleCorrupt(f"{EXAMPLE_FILE}: tensor {spec.name!r}: {error}") from error
-    return array.reshape([len(array), *spec.shape[1:]]) if array.ndim else array

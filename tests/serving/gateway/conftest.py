@@ -15,7 +15,7 @@ from gateway_support import Gateway, free_port
 
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
-from modelfleet.serving.gateway import GatewayFiles
+from modelfleet.serving.gateway import GatewayFiles, Limits
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def gateway() -> Iterator[Gateway]:
     with tempfile.TemporaryDirectory(prefix="mfg-") as folder:
         layout = Layout(Path(folder))
         key = SigningKey(layout)
-        files = GatewayFiles(layout, max_body_bytes=1 << 20)
+        files = GatewayFiles(layout, limits=Limits(body_bytes=1 << 20))
         layout.sockets.mkdir(parents=True)
         made = Gateway(layout, files, free_port(), free_port(), key)
         try:

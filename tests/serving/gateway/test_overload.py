@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 from gateway_support import Gateway, wait_until
 
-from modelfleet.serving.gateway import EndpointRoutes, GatewayConfig, Limits, Target, admin
+from modelfleet.serving.gateway import Capacity, EndpointRoutes, GatewayConfig, Target, admin
 from modelfleet.serving.gateway.overload import render
 
 INFER = "/v2/models/m1/infer"
 ENDPOINT = EndpointRoutes("m1", (Target(17, "1.2.0", 3, "p", 10_000),))
 
 
-def start(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, limits: Limits) -> str:
+def start(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capacity: Capacity) -> str:
     """The gateway with these limits and one worker; a key."""
     whole = gateway.files.bootstrap
-    monkeypatch.setattr(gateway.files, "bootstrap", lambda **given: whole(**given, limits=limits))
+    monkeypatch.setattr(
+        gateway.files, "bootstrap", lambda **given: whole(**given, capacity=capacity)
+    )
     monkeypatch.setattr(gateway, "listening", lambda: True)  # it would take a connection
     gateway.start()
     socket = gateway.layout.gateway_admin_socket
@@ -35,7 +37,7 @@ def ask(gateway: Gateway, token: str, connection: HTTPConnection) -> int:
 @pytest.mark.e2e
 def test_one_connection_too_many(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 8
-    token = start(gateway, monkeypatch, Limits(connections=limit))
+    token = start(gateway, monkeypatch, Capacity(connections=limit))
     held = [gateway.connect() for _ in range(limit)]
     assert [ask(gateway, token, one) for one in held] == [200] * limit
     for _ in range(3):
@@ -67,12 +69,12 @@ def test_one_connection_too_many(gateway: Gateway, monkeypatch: pytest.MonkeyPat
 @pytest.mark.e2e
 def test_too_little_memory(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than Envoy needs is well; a limit that it is over already refuses everything new."""
-    token = start(gateway, monkeypatch, Limits(memory_mb=1000))
+    token = start(gateway, monkeypatch, Capacity(memory_mb=1000))
     assert gateway.ask(INFER, token).status == 200
     gateway.stop()
     gateway.processes.clear()
     monkeypatch.undo()
-    token = start(gateway, monkeypatch, Limits(memory_mb=1))
+    token = start(gateway, monkeypatch, Capacity(memory_mb=1))
 
     def refused() -> bool:
         try:
@@ -97,7 +99,7 @@ def test_a_large_body_passes_small_buffers(gateway: Gateway, tmp_path: Path) -> 
 
 
 def test_without_a_limit_of_memory_only_connections_are_counted() -> None:
-    found: Any = render(Limits())
+    found: Any = render(Capacity())
     assert len(found["resource_monitors"]) == 1
     assert found["actions"] == []
     assert (

@@ -7,6 +7,7 @@ may have to become an orphan or somebody else first. The caller has one thread o
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +18,7 @@ from modelfleet.engines.local.processes import Files, Record, myself, read_recor
 from modelfleet.engines.local.spec import ProcessSpec
 
 _LOG_BYTES = 10_000_000
+_OPEN_FILES = 1 << 20
 
 
 class LaunchFailed(FleetError):
@@ -78,6 +80,7 @@ def _run(
         os.dup2(log, 2)
         if todo is not None:
             confine.enter(todo)
+        _allow_many_files()
         os.chdir(spec.cwd or "/")
         env = dict(spec.env) if spec.clean else {**os.environ, **spec.env}
         os.execve(argv[0], argv, env)
@@ -85,6 +88,14 @@ def _run(
         os.write(writer, f"{type(error).__name__}: {error}".encode()[:1000])
     finally:
         os._exit(127)
+
+
+def _allow_many_files() -> None:
+    """Each client's connection is an open file of the gateway; shells often allow 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _open_log(path: Path) -> int:

@@ -19,10 +19,12 @@ from modelfleet.serving.gateway.config import (
 from modelfleet.serving.gateway.decide import Asked, Decision
 from modelfleet.serving.gateway.explain import Explanation
 from modelfleet.serving.gateway.files import GatewayFiles, GatewayStatistics
-from modelfleet.serving.gateway.overload import Limits
+from modelfleet.serving.gateway.listener import Limits
+from modelfleet.serving.gateway.overload import Capacity
 
 __all__ = [
     "Asked",
+    "Capacity",
     "Decision",
     "EndpointRoutes",
     "Explanation",

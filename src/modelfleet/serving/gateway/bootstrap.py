@@ -63,7 +63,7 @@ def render(
     admin_socket: Path,
     control_plane_at: tuple[str, int],
     grpc_socket: Path,
-    limits: overload.Limits,
+    capacity: overload.Capacity,
 ) -> dict[str, object]:
     """bootstrap.json. Listeners and clusters come from files that are replaced by rename."""
 
@@ -79,7 +79,7 @@ def render(
             "address": {"pipe": {"path": str(admin_socket), "mode": 0o600}},
             "ignore_global_conn_limit": True,
         },
-        "overload_manager": overload.render(limits),
+        "overload_manager": overload.render(capacity),
         "dynamic_resources": {
             "lds_config": source("lds.json"),
             "cds_config": source("cds.json"),

@@ -41,7 +41,7 @@ _VERSION = {
     "rds.json": f"http.gateway.rds.{routes.ROUTES}",
     "lds.json": "listener_manager.lds",
 }
-_NO_OTHERS = overload.Limits()
+_DEFAULT = overload.Capacity()
 _MEMBERS = "membership_healthy"
 _HEALTHY = rf"^cluster\.pool-.*\.{_MEMBERS}$"
 _FILTER = r"(version_text|update_rejected|warming_clusters)$"
@@ -71,7 +71,7 @@ class GatewayFiles:
         self,
         layout: Layout,
         *,
-        max_body_bytes: int = 16 * 1024 * 1024,
+        limits: listener.Limits = listener.Limits(),  # noqa: B008  # it is frozen
         tls: tuple[Path, Path] | None = None,
     ) -> None:
         """tls: paths of the certificate chain and key that clients are shown."""
@@ -80,7 +80,7 @@ class GatewayFiles:
         self._keys = layout.keys
         self._admin = layout.gateway_admin_socket
         self._inside = layout.gateway_socket
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
         self._grpc = layout.grpc_socket
         self._routes = routes.RouteRenderer()
         self._wanted: list[dict[str, object]] | None = None
@@ -92,20 +92,20 @@ class GatewayFiles:
         port: int,
         control_plane: tuple[str, int],
         jwks: str,
-        limits: overload.Limits = _NO_OTHERS,
+        capacity: overload.Capacity = _DEFAULT,
     ) -> None:
         """All that Envoy needs to start. Routes and clusters of an earlier life are kept.
 
         host, port: where clients come in. control_plane: address and port.
-        jwks: the public keys as JSON. limits: what is too much.
+        jwks: the public keys as JSON. capacity: what is too much.
         """
-        start = bootstrap.render(self._folder, self._admin, control_plane, self._grpc, limits)
+        start = bootstrap.render(self._folder, self._admin, control_plane, self._grpc, capacity)
         entrance = listener.render(
             "1",
             host=host,
             port=port,
             jwks=jwks,
-            max_body_bytes=self._max_body_bytes,
+            limits=self._limits,
             folder=self._folder,
             secure=self.certificates.server,
             inside=self._inside,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from modelfleet.core.settings import ServingSettings
 from modelfleet.serving.gateway import access, limits, overload, tls
 from modelfleet.serving.gateway.bootstrap import NODE
 from modelfleet.serving.gateway.replies import local_replies
@@ -13,6 +15,32 @@ _TYPES = "type.googleapis.com/envoy"
 _OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
 _DEADLINE_ASIDE = "mf-deadline"
 _READ_ANYWAY_BYTES = 64 << 20
+_COMPRESS_FROM_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may take, and how long it may take to come in."""
+
+    body_bytes: int = 16 << 20
+    headers: int = 100
+    """their number"""
+    header_kb: int = 60
+    """of all together, in KiB"""
+    header_seconds: float = 10.0
+    """until all headers are there"""
+    request_seconds: float = 120.0
+    """until the whole request is there"""
+
+    @classmethod
+    def of(cls, settings: ServingSettings) -> Limits:
+        return cls(
+            settings.max_body_bytes,
+            settings.max_headers,
+            settings.max_header_kb,
+            settings.header_timeout_seconds,
+            settings.read_timeout_seconds,
+        )
 
 
 def render(
@@ -21,7 +49,7 @@ def render(
     host: str,
     port: int,
     jwks: str,
-    max_body_bytes: int,
+    limits: Limits,
     folder: Path,
     secure: bool,
     inside: Path,
@@ -33,10 +61,13 @@ def render(
     """
     transport: dict[str, object] = {}
     if secure:
-        transport["transport_socket"] = tls.to_clients(folder)
+        transport = {
+            "transport_socket": tls.to_clients(folder),
+            "transport_socket_connect_timeout": _duration(limits.header_seconds),
+        }
     port_address: dict[str, object] = {"socket_address": {"address": host, "port_value": port}}
     socket_address: dict[str, object] = {"pipe": {"path": str(inside), "mode": 0o600}}
-    http = _http(jwks, max_body_bytes, folder)
+    http = _http(jwks, limits, folder)
     return {
         "version_info": version,
         "resources": [
@@ -68,23 +99,30 @@ def _listener(
     }
 
 
-def _http(jwks: str, max_body_bytes: int, folder: Path) -> dict[str, object]:
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3f}s"
+
+
+def _http(jwks: str, most: Limits, folder: Path) -> dict[str, object]:
     return {
         "@type": f"{_TYPES}.extensions.filters.network.http_connection_manager.v3"
         ".HttpConnectionManager",
         "stat_prefix": "gateway",
         "server_name": "modelfleet",
         "use_remote_address": True,
+        "skip_xff_append": True,  # workers learn who calls from the key
         "preserve_external_request_id": False,
         "always_set_request_id_in_response": True,
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "request_headers_timeout": "10s",
-        "request_timeout": "120s",
+        "request_headers_timeout": _duration(most.header_seconds),
+        "request_timeout": _duration(most.request_seconds),
         "stream_idle_timeout": "120s",
+        "max_request_headers_kb": most.header_kb,
         "http2_protocol_options": overload.HTTP2,
         "common_http_protocol_options": {
+            "max_headers_count": most.headers,
             "idle_timeout": "600s",
             "headers_with_underscores_action": "DROP_HEADER",
         },
@@ -98,7 +136,7 @@ def _http(jwks: str, max_body_bytes: int, folder: Path) -> dict[str, object]:
                 },
             }
         ],
-        "local_reply_config": local_replies(max_body_bytes),
+        "local_reply_config": local_replies(most.body_bytes, most.headers, most.header_kb),
         "rds": {
             "route_config_name": ROUTES,
             "config_source": {
@@ -109,7 +147,8 @@ def _http(jwks: str, max_body_bytes: int, folder: Path) -> dict[str, object]:
         "http_filters": [
             *access.filters(jwks),
             *limits.filters(),
-            *_body_limits(max_body_bytes),
+            _compressor(),
+            *_body_limits(most.body_bytes),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {
@@ -118,6 +157,34 @@ def _http(jwks: str, max_body_bytes: int, folder: Path) -> dict[str, object]:
                 },
             },
         ],
+    }
+
+
+def _compressor() -> dict[str, object]:
+    """gzip for large answers, if the client accepts it. Fast rather than small: numbers in JSON
+    shrink to a third at any level. What a client sends compressed is the worker's to inflate."""
+    return {
+        "name": "envoy.filters.http.compressor",
+        "typed_config": {
+            "@type": f"{_TYPES}.extensions.filters.http.compressor.v3.Compressor",
+            "response_direction_config": {
+                "common_config": {
+                    "min_content_length": _COMPRESS_FROM_BYTES,
+                    "content_type": ["application/json", "application/octet-stream"],
+                },
+                "disable_on_etag_header": True,
+            },
+            "compressor_library": {
+                "name": "gzip",
+                "typed_config": {
+                    "@type": f"{_TYPES}.extensions.compression.gzip.compressor.v3.Gzip",
+                    "compression_level": "COMPRESSION_LEVEL_1",
+                    "memory_level": 8,
+                    "window_bits": 15,
+                    "chunk_size": 65536,
+                },
+            },
+        },
     }
 
 

@@ -30,31 +30,33 @@ HTTP2 = {
 
 
 @dataclass(frozen=True)
-class Limits:
+class Capacity:
+    """Of the gateway as a whole."""
+
     connections: int = 50_000
     memory_mb: int = 0
     """0 is no limit"""
 
 
-def render(limits: Limits) -> dict[str, object]:
+def render(capacity: Capacity) -> dict[str, object]:
     """`overload_manager` of the bootstrap."""
     monitors: list[dict[str, object]] = [
         {
             "name": _CONNECTIONS,
             "typed_config": {
                 "@type": f"{_TYPES}.downstream_connections.v3.DownstreamConnectionsConfig",
-                "max_active_downstream_connections": limits.connections,
+                "max_active_downstream_connections": capacity.connections,
             },
         }
     ]
     actions: list[dict[str, object]] = []
-    if limits.memory_mb:
+    if capacity.memory_mb:
         monitors.append(
             {
                 "name": _HEAP,
                 "typed_config": {
                     "@type": f"{_TYPES}.fixed_heap.v3.FixedHeapConfig",
-                    "max_heap_size_bytes": limits.memory_mb << 20,
+                    "max_heap_size_bytes": capacity.memory_mb << 20,
                 },
             }
         )

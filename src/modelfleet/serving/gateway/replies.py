@@ -5,14 +5,16 @@ from __future__ import annotations
 _AS_SAID = "%LOCAL_REPLY_BODY%"
 
 
-def local_replies(max_body_bytes: int) -> dict[str, object]:
+def local_replies(max_body_bytes: int, headers: int, header_kb: int) -> dict[str, object]:
     """Errors are `{"error": "..."}` as application/json; good answers stay as they are."""
     texts = (
+        (400, f"The request can't be read: {_AS_SAID}."),
         (401, f"The key is missing or not valid: {_AS_SAID}."),
         (403, "This key may not do this at this endpoint, or it was revoked."),
         (404, "There is no such endpoint, version or method."),
         (408, "The request did not arrive in time."),
         (413, f"The request is larger than {max_body_bytes} bytes."),
+        (431, f"The request has more than {headers} headers or {header_kb} KiB of them."),
         (429, f"Too many requests: {_AS_SAID}."),
         (503, f"Nobody could answer: {_AS_SAID}."),
         (504, "There was no answer in time."),

@@ -142,7 +142,7 @@ def read(document: object) -> Definition:
     """A definition from plain values (what JSON or YAML hold). Raises `InvalidInput`."""
     try:
         return msgspec.convert(document, Definition)
-    except msgspec.ValidationError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"The pipeline's definition: {_named(document, str(error))}",
             hint="docs/pipelines.md explains every field.",

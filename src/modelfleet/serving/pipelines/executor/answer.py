@@ -20,7 +20,7 @@ from modelfleet.serving.pipelines.executor.runner import Runner
 from modelfleet.serving.pipelines.executor.values import MissingTensor, Unusable, evaluate
 from modelfleet_worker import binary
 from modelfleet_worker.exchange import Books, Refusal, inflate
-from modelfleet_worker.http import Connection, Request, error_body
+from modelfleet_worker.http import Connection, Request, error_body, presentable
 from modelfleet_worker.oip import BadRequest, Decoded
 from modelfleet_worker.wire.ids import format_id, uuid7_at
 from modelfleet_worker.wire.segment import Record, encode
@@ -84,6 +84,7 @@ class Answer:
 
     def fail(self, status: int, reason: str) -> None:
         extra = b"\r\nretry-after: 1" if status == 429 else b""
+        reason = presentable(reason)
         self._close(status, status, error_body(reason), error=reason, extra=extra)
 
     def _deadline(self) -> float:

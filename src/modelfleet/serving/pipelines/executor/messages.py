@@ -73,7 +73,7 @@ def read_answer(
                     f"the output {spec.name!r} is {tensor.datatype} now, no longer {spec.datatype}"
                 )
             found[spec.name] = _array(spec, tensor, raw)
-    except (ValueError, OverflowError) as error:  # msgspec's errors are ValueErrors
+    except (ValueError, OverflowError, TypeError, RecursionError) as error:  # of msgspec, numpy
         raise Unusable(f"the answer can't be read: {error}") from error
     for spec in outputs:
         if spec.name not in found:
@@ -92,7 +92,7 @@ def error_of(body: bytes) -> str:
     """What an answer that is no good one says."""
     try:
         return _decode_error(body).error[:300]
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return body[:100].decode(errors="replace")
 
 
