@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -19,7 +18,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="modelfleet.host", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     home = parser.parse_args().home
-    _open_all_files_that_we_may()
     try:
         end = compose(load_settings(home)).run()
     except FleetError as error:
@@ -28,12 +26,6 @@ def main() -> int:
     if end == "replace":
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return _TAKEN if end == "taken" else 0
-
-
-def _open_all_files_that_we_may() -> None:
-    """The soft limit is a custom for programs that use select(); the gateway needs the hard one."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":
