@@ -12,7 +12,16 @@ import structlog
 from fastapi import FastAPI
 
 from modelfleet import __version__, web
-from modelfleet.api import base, evidence, identity, pipelines, quarantine, registry, serving
+from modelfleet.api import (
+    base,
+    batches,
+    evidence,
+    identity,
+    pipelines,
+    quarantine,
+    registry,
+    serving,
+)
 from modelfleet.client.transport import ports_of
 from modelfleet.core.settings import load_settings
 from modelfleet.wiring import Fleet, build
@@ -30,7 +39,7 @@ def create_app(fleet: Fleet) -> FastAPI:
     )
     app.state.fleet = fleet
     base.install(app)
-    for module in (registry, serving, pipelines, quarantine, evidence, identity):
+    for module in (registry, serving, batches, pipelines, quarantine, evidence, identity):
         app.include_router(module.router)
     web.install(app)
     return app
@@ -45,6 +54,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     fleet.reconciler.stop()
     fleet.jobs.stop()
     fleet.converters.close()
+    fleet.batches.close()
     fleet.database.close()
 
 

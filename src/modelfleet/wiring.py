@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelfleet.batch import BatchService
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.blobs import BlobStore, FolderBlobStore
 from modelfleet.core.database import Database
@@ -63,6 +64,7 @@ class Fleet:
     reconciler: Reconciler
     converters: Converters
     prepare: PrepareService
+    batches: BatchService
 
 
 def build(settings: Settings) -> Fleet:
@@ -82,13 +84,17 @@ def build(settings: Settings) -> Fleet:
     ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
     rollouts = RolloutService(database, registry, endpoints, ticks)
     environments = EnvironmentBuilder(layout)
-    converters = Converters(layout.worker_package, _confinement(settings))
+    confinement = _confinement(settings)
+    converters = Converters(layout.worker_package, confinement)
     prepare = PrepareService(layout, database, registry, bundles, environments, converters)
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
     gateway = GatewayFiles(layout, max_body_bytes=settings.serving.max_body_bytes, tls=settings.tls)
     monitoring = MonitoringService(database, evidence, settings)
     quarantine = QuarantineService(
         database, registry, evidence.crashes, settings.serving.quarantine_crashes
+    )
+    batches = BatchService(
+        settings, database, registry, bundles, environments, quarantine, confinement
     )
     publisher = Publisher(layout, database, registry)
     key = PlatformKey(layout.pipelines_key, identity, signing_key)
@@ -111,6 +117,7 @@ def build(settings: Settings) -> Fleet:
         TrafficController(settings, serving),
         [
             converters.end_idle,
+            batches.look,
             quarantine.look,
             publisher.observe,
             lambda: key.keep(publisher.is_needed),
@@ -139,6 +146,7 @@ def build(settings: Settings) -> Fleet:
         reconciler=reconciler,
         converters=converters,
         prepare=prepare,
+        batches=batches,
     )
 
 

@@ -30,6 +30,7 @@ _COMMANDS = {
     "rollouts": ("serving", "Rollouts: start, list, show, pause, resume, abort."),
     "predict": ("serving", "Call an endpoint."),
     "predictions": ("evidence", "The newest predictions of a version."),
+    "batch": ("batch", "Score a table: run, list, show, cancel."),
     "outcomes": ("evidence", "Report what became of predictions."),
     "alerts": ("evidence", "Alerts: list, acknowledge."),
     "principals": ("access", "People and services: list, create."),
