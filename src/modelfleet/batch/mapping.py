@@ -116,7 +116,7 @@ def _named(features: Sequence[str], chosen: Sequence[str]) -> Mapping[str, str]:
     """Columns by feature, as the caller says."""
     pairs = [one.split("=", 1) for one in chosen]
     if all(len(pair) == 2 for pair in pairs):
-        named = {feature: column for feature, column in pairs}
+        named = {one[0]: one[1] for one in pairs}
         unknown = [feature for feature in named if feature not in features]
         if unknown:
             raise InvalidInput(

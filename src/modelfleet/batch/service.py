@@ -244,10 +244,10 @@ class BatchService:
             )
         return True
 
-    def _command(self, batch_id: str) -> list[str]:
+    def _command(self, batch_id: str) -> tuple[str, ...]:
         home, parent = str(self._layout.home), str(os.getpid())
         arguments = ["--home", home, "--id", batch_id, "--parent", parent]
-        return [sys.executable, "-m", "modelfleet.batch", *arguments]
+        return (sys.executable, "-m", "modelfleet.batch", *arguments)
 
     def _order(self, row: Row) -> Order:
         version = self._registry.versions_by_id([row.version_id]).get(row.version_id)
