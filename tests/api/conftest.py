@@ -13,6 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from modelfleet.app import create_app
+from modelfleet.batch import Wish
+from modelfleet.batch import store as batches
+from modelfleet.batch.service import new_row
 from modelfleet.core.authorization import Grant
 from modelfleet.serving.pipelines import store
 from modelfleet.serving.pipelines.check import Callee, check
@@ -100,7 +103,17 @@ def full(api: Api) -> Api:
     api.http.put("/v1/models/churn/aliases/best", json={"version": "1"}, headers=api.admin)
     api.post("/v1/rollouts", {"model": "churn", "spec": {"strategy": "immediate"}})
     define_pipeline(api.fleet)
+    add_batch(api.fleet)
     return api
+
+
+def add_batch(fleet: Fleet) -> None:
+    """The batch `b1` of team growth. No version serves, so that it is written here."""
+    version = fleet.registry.get_version(ADMIN, "churn", "1")
+    wish = Wish(model="churn", input="/tmp/in", output="/tmp/out")
+    values = new_row("b1", wish, version, ADMIN)
+    with fleet.database.begin() as connection:
+        batches.insert(connection, values)
 
 
 def define_pipeline(fleet: Fleet) -> None:

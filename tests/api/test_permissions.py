@@ -51,6 +51,7 @@ BODIES: dict[tuple[str, str], object] = {
         "steps": [{"name": "first", "model": "churn", "inputs": {"x": "input.x"}}],
         "outputs": {"score": "first.prediction"},
     },
+    ("POST", "/v1/batches"): {"model": "churn", "input": "/tmp/in", "output": "/tmp/out"},
     ("POST", "/v1/principals"): {"name": "eve"},
     ("POST", "/v1/principals/{name}/grants"): {"role": "admin"},
     ("DELETE", "/v1/principals/{name}/grants"): {"role": "admin"},
@@ -60,6 +61,7 @@ OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
 """What anybody with a key may do: it tells or gives nothing but what they have."""
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
+EMPTY_LISTS |= {"/v1/batches"}
 
 
 def fill(api: Api, path: str) -> str:
@@ -76,6 +78,7 @@ def fill(api: Api, path: str) -> str:
         "run_id": run,
         "sha256": "0" * 64,
         "alert_id": "a1",
+        "batch_id": "b1",
         "key_id": key,
     }
     return re.sub(r"\{(\w+)\}", lambda match: str(given[match[1]]), path)

@@ -97,7 +97,7 @@ def test_killed_at_random_lines(home, seed):
                     if random.random() < 0.3:
                         collector.seal()
         except Killed:
-            pass
+            collector = None  # lets go of its lock, as a dead process does
     collector = home.collector()
     collector.collect()
     time.sleep(0.1)  # parked outcomes become due

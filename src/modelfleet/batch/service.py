@@ -95,7 +95,7 @@ class BatchService:
                     hint=f"Cancel it (modelfleet batch cancel {found.id}) or choose another one.",
                 )
             made = new_id()
-            store.insert(connection, _values(made, wish, version, actor))
+            store.insert(connection, new_row(made, wish, version, actor))
             registry_store.hold(connection, version.id, f"batch/{made}")
             node = Node("batch", made)
             add_edge(connection, Node("dataset", wish.input[-300:]), "scored", node)
@@ -332,7 +332,8 @@ class BatchService:
             self._sweep(batch_id)
 
 
-def _values(made: str, wish: Wish, version: Version, actor: Principal) -> dict[str, object]:
+def new_row(made: str, wish: Wish, version: Version, actor: Principal) -> dict[str, object]:
+    """A job that is queued."""
     return {
         "id": made,
         "model": version.model,
