@@ -1,7 +1,7 @@
 """A thread of its own for one model, with batches while it is busy.
 
 Idle: a call starts at once. Busy: calls queue (see `fair` for their order), and when the running
-batch ends, up to 64 queued rows run as one. So a slow model never holds up the event loop or
+batch ends, up to 64 queued rows (or as many as it was tuned to) run as one. So a slow model never holds up the event loop or
 another model, and a model whose time per call is mostly fixed cost gets faster the more it is
 asked.
 
@@ -70,6 +70,7 @@ class Lane:
         self._name = name
         self._run = run
         self._batchable = batchable
+        self.batch_rows = BATCH_ROWS
         self._waiting: FairQueue[Call] = FairQueue()
         self._running: list[Call] = []
         self._abandoned: set[int] = set()
@@ -133,7 +134,7 @@ class Lane:
     def _free_at(self) -> float:
         """When a call that comes now would have its answer, if all goes as usual."""
         rows = sum(call.rows for call in self._waiting)
-        batches = 1 + rows // BATCH_ROWS
+        batches = 1 + rows // self.batch_rows
         remaining = max(self._batch_s - (time.monotonic() - self._began), 0.0)
         return time.monotonic() + remaining + batches * self._batch_s
 
@@ -149,7 +150,7 @@ class Lane:
         while self._waiting and self._batchable:
             call = self._waiting.peek()
             rows += call.rows
-            if rows > BATCH_ROWS or not _joinable(batch[0], call):
+            if rows > self.batch_rows or not _joinable(batch[0], call):
                 break
             batch.append(self._waiting.pop())
         self._running = batch
