@@ -21,6 +21,7 @@ from modelfleet.api import (
     quarantine,
     registry,
     serving,
+    tuning,
 )
 from modelfleet.client.transport import ports_of
 from modelfleet.core.settings import load_settings
@@ -39,7 +40,7 @@ def create_app(fleet: Fleet) -> FastAPI:
     )
     app.state.fleet = fleet
     base.install(app)
-    for module in (registry, serving, batches, pipelines, quarantine, evidence, identity):
+    for module in (registry, serving, tuning, batches, pipelines, quarantine, evidence, identity):
         app.include_router(module.router)
     web.install(app)
     return app

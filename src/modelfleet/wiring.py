@@ -31,6 +31,7 @@ from modelfleet.registry import BundleStore, RegistryService
 from modelfleet.registry.service import PREPARE
 from modelfleet.rollouts.service import RolloutService
 from modelfleet.rollouts.ticks import EvidenceTicks
+from modelfleet.serving.beside import Beside
 from modelfleet.serving.compile import Converters
 from modelfleet.serving.endpoints import EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
@@ -38,6 +39,7 @@ from modelfleet.serving.gateway import GatewayFiles
 from modelfleet.serving.pipelines.publisher import PlatformKey, Publisher
 from modelfleet.serving.pipelines.service import PipelineService
 from modelfleet.serving.quarantine import QuarantineService
+from modelfleet.serving.tuning import TuningService
 from modelfleet.telemetry.evidence import EvidenceReader
 
 
@@ -65,6 +67,7 @@ class Fleet:
     converters: Converters
     prepare: PrepareService
     batches: BatchService
+    tuning: TuningService
 
 
 def build(settings: Settings) -> Fleet:
@@ -93,8 +96,12 @@ def build(settings: Settings) -> Fleet:
     quarantine = QuarantineService(
         database, registry, evidence.crashes, settings.serving.quarantine_crashes
     )
-    batches = BatchService(
-        settings, database, registry, bundles, environments, quarantine, confinement
+    beside = Beside(
+        layout, registry, bundles, environments, confinement, settings.serving.memory_mb
+    )
+    batches = BatchService(settings, database, registry, beside, quarantine)
+    tuning = TuningService(
+        database, registry, beside, layout.worker_package, settings.serving.replicas
     )
     publisher = Publisher(layout, database, registry)
     key = PlatformKey(layout.pipelines_key, identity, signing_key)
@@ -108,6 +115,7 @@ def build(settings: Settings) -> Fleet:
         quarantine,
         Path(sys.executable),
         publisher,
+        tuning,
     )
     reconciler = Reconciler(
         layout,
@@ -147,6 +155,7 @@ def build(settings: Settings) -> Fleet:
         converters=converters,
         prepare=prepare,
         batches=batches,
+        tuning=tuning,
     )
 
 

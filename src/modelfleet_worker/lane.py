@@ -1,9 +1,9 @@
 """A thread of its own for one model, with batches while it is busy.
 
 Idle: a call starts at once. Busy: calls queue (see `fair` for their order), and when the running
-batch ends, up to 64 queued rows (or as many as it was tuned to) run as one. So a slow model never holds up the event loop or
-another model, and a model whose time per call is mostly fixed cost gets faster the more it is
-asked.
+batch ends, up to 64 queued rows (or as many as the version was tuned to) run as one. So a slow
+model never holds up the event loop or another model, and a model whose time per call is mostly
+fixed cost gets faster the more it is asked.
 
 All state belongs to the event loop; the thread only runs batches. A batch that fails is run again
 call by call, so that one bad request does not fail its neighbours.

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from modelfleet.app import create_app
@@ -21,6 +23,7 @@ from modelfleet.serving.pipelines import store
 from modelfleet.serving.pipelines.check import Callee, check
 from modelfleet.serving.pipelines.definition import read
 from modelfleet.serving.pipelines.kinds import Kind
+from modelfleet.serving.tuning import Size, Tuning, tuning
 from modelfleet.wiring import Fleet
 from people import ADMIN
 
@@ -33,6 +36,25 @@ PIPELINE: dict[str, object] = {
 }
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+_SIZE = Size(1, 1.0, 1.0, 1.0, 1.0, 1.0, True)
+TUNING = msgspec.to_builtins(
+    Tuning(
+        model="churn",
+        version="1.0.0",
+        objective_ms=1.0,
+        concurrency=1,
+        sizes=(_SIZE,),
+        inline=_SIZE,
+        now="lane",
+        now_rows=1,
+        place="lane",
+        rows=1,
+        gain=1.0,
+        sentence="",
+    )
+)
 
 
 @dataclass
@@ -112,8 +134,10 @@ def add_batch(fleet: Fleet) -> None:
     version = fleet.registry.get_version(ADMIN, "churn", "1")
     wish = Wish(model="churn", input="/tmp/in", output="/tmp/out")
     values = new_row("b1", wish, version, ADMIN)
+    tuned = {"version_id": version.id, "evidence": TUNING, "applied": False, "at": 0}
     with fleet.database.begin() as connection:
         batches.insert(connection, values)
+        connection.execute(sa.insert(tuning).values(**tuned))
 
 
 def define_pipeline(fleet: Fleet) -> None:

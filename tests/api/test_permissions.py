@@ -52,6 +52,7 @@ BODIES: dict[tuple[str, str], object] = {
         "outputs": {"score": "first.prediction"},
     },
     ("POST", "/v1/batches"): {"model": "churn", "input": "/tmp/in", "output": "/tmp/out"},
+    ("POST", "/v1/models/{name}/versions/{version}/tuning"): {"concurrency": 2},
     ("POST", "/v1/principals"): {"name": "eve"},
     ("POST", "/v1/principals/{name}/grants"): {"role": "admin"},
     ("DELETE", "/v1/principals/{name}/grants"): {"role": "admin"},

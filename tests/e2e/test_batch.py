@@ -247,3 +247,24 @@ def test_delta_in_and_out(serving, table, tmp_path):
     out = deltalake.DeltaTable(str(tmp_path / "out.delta")).to_pyarrow_table()
     assert sorted(out.column("id").to_pylist()) == list(range(ROWS))
     assert len(list(log.glob("*.json"))) == ROWS // 100
+
+
+def test_tuned_versions_run_as_they_were_tuned(serving, tmp_path):
+    said = serving.run("tune", "linear", "--concurrency", "2", "--output", str(tmp_path / "c.svg"))
+    assert said.returncode == 0, said.stderr
+    assert "US A ROW" in said.stdout
+    assert (tmp_path / "c.svg").read_text().startswith("<svg")
+    done = serving.run("tune", "linear", "--concurrency", "2", "--apply", "--json")
+    found = json.loads(done.stdout)
+    assert (found["now"], found["place"], found["gain"] > 1.1) == ("lane", "inline", True)
+
+    def inline() -> list[bool | None]:
+        pools = (serving.home / "run" / "desired").glob("*.json")
+        versions = [one for pool in pools for one in json.loads(pool.read_text())["versions"]]
+        return [one["inline"] for one in versions if one["model"] == "linear"]
+
+    eventually(lambda: inline() == [True])
+    tensor = {"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [0.1, 0.2, 0.3]}
+    assert serving.ask("linear", {"inputs": [tensor]}).status == 200
+    assert serving.run("tune", "linear", "--reset").returncode == 0
+    eventually(lambda: inline() == [None])

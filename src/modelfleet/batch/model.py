@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from modelfleet.core.errors import FleetError, InvalidInput
+from modelfleet.serving.beside import environment
 from modelfleet_worker.wire import frames
 from modelfleet_worker.wire.signature import Array, Signature
 from modelfleet_worker.wire.tensors import pack, unpack
@@ -112,14 +112,3 @@ class ModelProcess:
                         stream.close()
                     except BrokenPipeError:
                         continue  # unsent bytes of a call that nobody answers any more
-
-
-def environment(worker_package: Path) -> dict[str, str]:
-    """What a process of model code inherits: where its package is, and one thread for numerics."""
-    found = {
-        "PATH": os.environ.get("PATH", ""),
-        "PYTHONPATH": str(worker_package),
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
-    return found | {k: v for k, v in os.environ.items() if k.startswith("OPENBLAS_")}

@@ -10,7 +10,6 @@ import glob
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,19 +28,18 @@ from modelfleet.core.errors import Conflict, FleetError, NotAllowed, NotFound
 from modelfleet.core.ids import new_id
 from modelfleet.core.settings import Settings
 from modelfleet.lineage import Node, add_edge
-from modelfleet.registry import BundleStore, RegistryService, Version
+from modelfleet.registry import RegistryService, Version
 from modelfleet.registry import store as registry_store
-from modelfleet.serving.environments import EnvironmentBuilder
+from modelfleet.serving.beside import Beside
 from modelfleet.serving.quarantine import QuarantineService
 from modelfleet_worker.wire import desired
-from modelfleet_worker.wire.desired import PoolSpec, VersionSpec
+from modelfleet_worker.wire.desired import PoolSpec
 
 log = structlog.get_logger(__name__)
 MAX_STARTS = 3
 """Starts of a job's process without a chunk done in between."""
 SEGMENT_MB = 16
 Row = sa.Row[tuple[object, ...]]
-Confined = Callable[[Sequence[str]], Sequence[str]]
 
 
 class BatchService:
@@ -50,20 +48,15 @@ class BatchService:
         settings: Settings,
         database: Database,
         registry: RegistryService,
-        bundles: BundleStore,
-        environments: EnvironmentBuilder,
+        beside: Beside,
         quarantine: QuarantineService,
-        confined: Confined,
     ) -> None:
-        """`confined` turns a command line into one that runs it where it can do no harm."""
         self._settings = settings
         self._layout = settings.layout
         self._database = database
         self._registry = registry
-        self._bundles = bundles
-        self._environments = environments
+        self._beside = beside
         self._quarantine = quarantine
-        self._confined = confined
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._chunks: dict[str, int] = {}
 
@@ -253,30 +246,14 @@ class BatchService:
         version = self._registry.versions_by_id([row.version_id]).get(row.version_id)
         if version is None:
             raise NotFound(f"There is no {row.model}@{row.version} any more.")
-        variant = self._registry.serving_variant(version)
-        bundle = self._bundles.materialise(self._registry.entries(variant.bundle_digest))
-        python = Path(sys.executable)
-        if variant.environment_digest is not None:
-            environment = self._registry.get_environment(variant.environment_digest)
-            python = self._environments.python(environment)
-        spec = VersionSpec(
-            index=version.index,
-            model=version.model,
-            version=version.version,
-            sequence=version.sequence,
-            digest=variant.bundle_digest,
-            path=str(bundle),
-            variant=variant.kind,
-        )
-        argv = [str(python), "-m", "modelfleet_worker.batch", msgspec.json.encode(spec).decode()]
-        serving = self._settings.serving
+        program = self._beside.program(version, "modelfleet_worker.batch")
         return Order(
             id=row.id,
             wish=msgspec.convert(row.wish, Wish),
-            spec=spec,
+            spec=program.spec,
             caller=row.created_by_id,
-            model_argv=tuple(self._confined([*argv, str(serving.memory_mb)])),
-            segment_mb=min(SEGMENT_MB, serving.segment_mb),
+            model_argv=program.argv,
+            segment_mb=min(SEGMENT_MB, self._settings.serving.segment_mb),
             nice=self._settings.batch.nice,
             cpus=self._settings.batch.cpus,
         )

@@ -27,6 +27,7 @@ _COMMANDS = {
     "quarantine": ("quarantine", "Versions that crashed too often: list, release."),
     "pipelines": ("pipelines", "Pipelines: define, list, show, run, delete."),
     "deploy": ("serving", "Roll a version out at once."),
+    "tune": ("tuning", "Measure batch sizes of a version; apply the best."),
     "rollouts": ("serving", "Rollouts: start, list, show, pause, resume, abort."),
     "predict": ("serving", "Call an endpoint."),
     "predictions": ("evidence", "The newest predictions of a version."),

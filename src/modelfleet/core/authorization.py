@@ -22,7 +22,7 @@ class Action(StrEnum):
     ROLL_BACK = "roll-back"
     """Abort a rollout or return to the version before."""
     RUN_BATCH = "run-batch"
-    """Score tables; cancel that."""
+    """Run a version beside serving: score tables, measure it."""
     DELETE = "delete"
     REPORT_OUTCOMES = "report-outcomes"
     ACKNOWLEDGE = "acknowledge"

@@ -1,4 +1,4 @@
-"""Batches"""
+"""Batches; tuning of versions"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,8 +31,18 @@ def upgrade() -> None:
     with op.batch_alter_table("batch", schema=None) as batch_op:
         batch_op.create_index("ix_batch_state", ["state", "created_at"], unique=False)
 
+    op.create_table(
+        "tuning",
+        sa.Column("version_id", sa.String(length=32), nullable=False),
+        sa.Column("evidence", sa.Text(), nullable=False),
+        sa.Column("applied", sa.Boolean(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("version_id", name=op.f("pk_tuning")),
+    )
+
 
 def downgrade() -> None:
+    op.drop_table("tuning")
     with op.batch_alter_table("batch", schema=None) as batch_op:
         batch_op.drop_index("ix_batch_state")
 
