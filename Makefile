@@ -5,6 +5,7 @@
 # make bench-faults    what dies, and how soon it is back
 # make proto   write the gRPC messages anew
 # make bench-pipelines   what a pipeline costs beside its models
+# make bench-batch   a batch beside requests
 # make bench-gateway   thousands of endpoints
 # make fuzz    bad input by coverage, for a minute a parser   (make fuzz ARGS='--seconds 600')
 # make bench-hostile   what bad neighbours do to a good client
@@ -18,8 +19,8 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check fuzz bench-hostile bench-serving bench-faults bench-pipelines bench-gateway lock docs clean \
-  browser proto
+.PHONY: demo test check fuzz bench-serving bench-faults bench-pipelines bench-batch bench-gateway \
+  bench-hostile lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -52,6 +53,9 @@ bench-faults: $(VENV)/.installed
 
 bench-pipelines: $(VENV)/.installed
 	$(BIN)/python bench/pipelines.py $(ARGS)
+
+bench-batch: $(VENV)/.installed
+	$(BIN)/python bench/batch.py $(ARGS)
 
 bench-gateway: $(VENV)/.installed
 	$(BIN)/python bench/gateway.py $(ARGS)

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from modelfleet import __version__, web
 from modelfleet.api import (
     base,
+    batches,
     evidence,
     health,
     identity,
@@ -21,6 +22,7 @@ from modelfleet.api import (
     quarantine,
     registry,
     serving,
+    tuning,
 )
 from modelfleet.client.transport import ports_of
 from modelfleet.core.settings import load_settings
@@ -39,7 +41,17 @@ def create_app(fleet: Fleet) -> FastAPI:
     )
     app.state.fleet = fleet
     base.install(app)
-    for module in (registry, serving, pipelines, quarantine, evidence, identity, health):
+    for module in (
+        registry,
+        serving,
+        tuning,
+        batches,
+        pipelines,
+        quarantine,
+        evidence,
+        identity,
+        health,
+    ):
         app.include_router(module.router)
     web.install(app)
     return app
@@ -54,6 +66,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     fleet.reconciler.stop()
     fleet.jobs.stop()
     fleet.converters.close()
+    fleet.batches.close()
     fleet.database.close()
 
 

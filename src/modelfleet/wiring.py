@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelfleet.batch import BatchService
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.blobs import BlobStore, FolderBlobStore
 from modelfleet.core.database import Database
@@ -30,6 +31,7 @@ from modelfleet.registry import BundleStore, RegistryService
 from modelfleet.registry.service import PREPARE
 from modelfleet.rollouts.service import RolloutService
 from modelfleet.rollouts.ticks import EvidenceTicks
+from modelfleet.serving.beside import Beside
 from modelfleet.serving.compile import Converters
 from modelfleet.serving.endpoints import EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
@@ -37,6 +39,7 @@ from modelfleet.serving.gateway import GatewayFiles, Limits
 from modelfleet.serving.pipelines.publisher import PlatformKey, Publisher
 from modelfleet.serving.pipelines.service import PipelineService
 from modelfleet.serving.quarantine import QuarantineService
+from modelfleet.serving.tuning import TuningService
 from modelfleet.telemetry.evidence import EvidenceReader
 
 
@@ -63,6 +66,8 @@ class Fleet:
     reconciler: Reconciler
     converters: Converters
     prepare: PrepareService
+    batches: BatchService
+    tuning: TuningService
 
 
 def build(settings: Settings) -> Fleet:
@@ -82,13 +87,21 @@ def build(settings: Settings) -> Fleet:
     ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
     rollouts = RolloutService(database, registry, endpoints, ticks)
     environments = EnvironmentBuilder(layout)
-    converters = Converters(layout.worker_package, _confinement(settings))
+    confinement = _confinement(settings)
+    converters = Converters(layout.worker_package, confinement)
     prepare = PrepareService(layout, database, registry, bundles, environments, converters)
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
     gateway = GatewayFiles(layout, limits=Limits.of(settings.serving), tls=settings.tls)
     monitoring = MonitoringService(database, evidence, settings)
     quarantine = QuarantineService(
         database, registry, evidence.crashes, settings.serving.quarantine_crashes
+    )
+    beside = Beside(
+        layout, registry, bundles, environments, confinement, settings.serving.memory_mb
+    )
+    batches = BatchService(settings, database, registry, beside, quarantine)
+    tuning = TuningService(
+        database, registry, beside, layout.worker_package, settings.serving.replicas
     )
     publisher = Publisher(layout, database, registry)
     key = PlatformKey(layout.pipelines_key, identity, signing_key)
@@ -102,6 +115,7 @@ def build(settings: Settings) -> Fleet:
         quarantine,
         Path(sys.executable),
         publisher,
+        tuning,
     )
     reconciler = Reconciler(
         layout,
@@ -111,6 +125,7 @@ def build(settings: Settings) -> Fleet:
         TrafficController(settings, serving),
         [
             converters.end_idle,
+            batches.look,
             quarantine.look,
             publisher.observe,
             lambda: key.keep(publisher.is_needed),
@@ -139,6 +154,8 @@ def build(settings: Settings) -> Fleet:
         reconciler=reconciler,
         converters=converters,
         prepare=prepare,
+        batches=batches,
+        tuning=tuning,
     )
 
 

@@ -1,9 +1,9 @@
 """A thread of its own for one model, with batches while it is busy.
 
 Idle: a call starts at once. Busy: calls queue (see `fair` for their order), and when the running
-batch ends, up to 64 queued rows run as one. So a slow model never holds up the event loop or
-another model, and a model whose time per call is mostly fixed cost gets faster the more it is
-asked.
+batch ends, up to 64 queued rows (or as many as the version was tuned to) run as one. So a slow
+model never holds up the event loop or another model, and a model whose time per call is mostly
+fixed cost gets faster the more it is asked.
 
 All state belongs to the event loop; the thread only runs batches. A batch that fails is run again
 call by call, so that one bad request does not fail its neighbours.
@@ -72,6 +72,7 @@ class Lane:
         self._name = name
         self._run = run
         self._batchable = batchable
+        self.batch_rows = BATCH_ROWS
         self._waiting: FairQueue[Call] = FairQueue()
         self._running: list[Call] = []
         self._abandoned: set[int] = set()
@@ -135,7 +136,7 @@ class Lane:
     def _free_at(self) -> float:
         """When a call that comes now would have its answer, if all goes as usual."""
         rows = sum(call.rows for call in self._waiting)
-        batches = 1 + rows // BATCH_ROWS
+        batches = 1 + rows // self.batch_rows
         now = time.monotonic()
         remaining = max(self._batch_s - (now - self._began), 0.0)
         return now + _CAUTION * (remaining + batches * self._batch_s)
@@ -152,7 +153,7 @@ class Lane:
         rows = first.rows
         while self._batchable and (call := self._first_in_time()) is not None:
             rows += call.rows
-            if rows > BATCH_ROWS or not _joinable(batch[0], call):
+            if rows > self.batch_rows or not _joinable(batch[0], call):
                 break
             batch.append(self._waiting.pop())
         self._running = batch

@@ -1,6 +1,7 @@
 """A warm version: decode, run where it should run, encode.
 
-Models under 100 us a row run on the event loop, others in a lane of their own.
+Models under 100 us a row run on the event loop, others in a lane of their own, unless the version
+was tuned (see `VersionSpec`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from modelfleet_worker import log
 from modelfleet_worker.eviction import Entry
 from modelfleet_worker.invocations import Invocations
-from modelfleet_worker.lane import Lane
+from modelfleet_worker.lane import BATCH_ROWS, Lane
 from modelfleet_worker.loading import Loaded
 from modelfleet_worker.oip import AnswerEncoder, RequestDecoder
 from modelfleet_worker.wire.desired import VersionSpec
@@ -24,7 +25,8 @@ MAX_STRIKES = 50
 
 
 class Resident:
-    """Arbitrary Python (`runtime: python`) always has a lane: nobody knows what it waits for."""
+    """Arbitrary Python (`runtime: python`) has a lane unless somebody says otherwise: nobody knows
+    what it waits for."""
 
     def __init__(
         self,
@@ -39,9 +41,9 @@ class Resident:
         self.signature = loaded.spec.signature
         self.decoder = RequestDecoder(self.signature, loaded.spec.refuse_missing)
         self.invocations = Invocations(self.signature, loaded.spec.refuse_missing)
-        self.inline = loaded.row_s < INLINE_SECONDS and loaded.spec.runtime != "python"
         self._names = [spec.name for spec in self.signature.inputs]
         self._strikes = 0
+        self._slow = False
         self.throttle = log.Throttle()
         batchable = all(
             spec.shape[0] == -1 for spec in (*self.signature.inputs, *self.signature.outputs)
@@ -52,6 +54,10 @@ class Resident:
     def describe_as(self, version: VersionSpec) -> None:
         """Take over what can change without loading again."""
         self.version = version
+        own = self.loaded.row_s < INLINE_SECONDS and self.loaded.spec.runtime != "python"
+        wanted = own if version.inline is None else version.inline
+        self.inline = wanted and not self._slow
+        self.lane.batch_rows = version.batch_rows or BATCH_ROWS
         self.encoder = AnswerEncoder(self.signature, version.version)
         self.version_header = b"\r\nx-mf-model-version: " + version.version.encode()
 
@@ -80,7 +86,7 @@ class Resident:
             return
         self._strikes += 1
         if self._strikes > MAX_STRIKES:
-            self.inline = False
+            self.inline, self._slow = False, True
             log.event(
                 "warning",
                 "too slow for the event loop, runs in its own thread now",

@@ -9,15 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from modelfleet.app import create_app
+from modelfleet.batch import Wish
+from modelfleet.batch import store as batches
+from modelfleet.batch.service import new_row
 from modelfleet.core.authorization import Grant
 from modelfleet.serving.pipelines import store
 from modelfleet.serving.pipelines.check import Callee, check
 from modelfleet.serving.pipelines.definition import read
 from modelfleet.serving.pipelines.kinds import Kind
+from modelfleet.serving.tuning import Size, Tuning, tuning
 from modelfleet.wiring import Fleet
 from people import ADMIN
 
@@ -30,6 +36,25 @@ PIPELINE: dict[str, object] = {
 }
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+_SIZE = Size(1, 1.0, 1.0, 1.0, 1.0, 1.0, True)
+TUNING = msgspec.to_builtins(
+    Tuning(
+        model="churn",
+        version="1.0.0",
+        objective_ms=1.0,
+        concurrency=1,
+        sizes=(_SIZE,),
+        inline=_SIZE,
+        now="lane",
+        now_rows=1,
+        place="lane",
+        rows=1,
+        gain=1.0,
+        sentence="",
+    )
+)
 
 
 @dataclass
@@ -100,7 +125,19 @@ def full(api: Api) -> Api:
     api.http.put("/v1/models/churn/aliases/best", json={"version": "1"}, headers=api.admin)
     api.post("/v1/rollouts", {"model": "churn", "spec": {"strategy": "immediate"}})
     define_pipeline(api.fleet)
+    add_batch(api.fleet)
     return api
+
+
+def add_batch(fleet: Fleet) -> None:
+    """The batch `b1` of team growth. No version serves, so that it is written here."""
+    version = fleet.registry.get_version(ADMIN, "churn", "1")
+    wish = Wish(model="churn", input="/tmp/in", output="/tmp/out")
+    values = new_row("b1", wish, version, ADMIN)
+    tuned = {"version_id": version.id, "evidence": TUNING, "applied": False, "at": 0}
+    with fleet.database.begin() as connection:
+        batches.insert(connection, values)
+        connection.execute(sa.insert(tuning).values(**tuned))
 
 
 def define_pipeline(fleet: Fleet) -> None:

@@ -52,6 +52,8 @@ BODIES: dict[tuple[str, str], object] = {
         "steps": [{"name": "first", "model": "churn", "inputs": {"x": "input.x"}}],
         "outputs": {"score": "first.prediction"},
     },
+    ("POST", "/v1/batches"): {"model": "churn", "input": "/tmp/in", "output": "/tmp/out"},
+    ("POST", "/v1/models/{name}/versions/{version}/tuning"): {"concurrency": 2},
     ("POST", "/v1/principals"): {"name": "eve"},
     ("POST", "/v1/principals/{name}/grants"): {"role": "admin"},
     ("DELETE", "/v1/principals/{name}/grants"): {"role": "admin"},
@@ -62,6 +64,7 @@ OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
 OF_NO_TEAM = {"/v1/blobs/{sha256}", "/v1/outcomes:batch", "/v1/health/details"}
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
+EMPTY_LISTS |= {"/v1/batches"}
 
 
 def fill(api: Api, path: str) -> str:
@@ -78,6 +81,7 @@ def fill(api: Api, path: str) -> str:
         "run_id": run,
         "sha256": "0" * 64,
         "alert_id": "a1",
+        "batch_id": "b1",
         "key_id": key,
     }
     return re.sub(r"\{(\w+)\}", lambda match: str(given[match[1]]), path)

@@ -27,6 +27,7 @@ TABLE = {
     Action.REGISTER: ". x x . x",
     Action.ROLLOUT: ". . x . x",
     Action.ROLL_BACK: ". . x x x",
+    Action.RUN_BATCH: ". x x . x",
     Action.DELETE: ". . . x x",
     Action.REPORT_OUTCOMES: ". x x . x",
     Action.ACKNOWLEDGE: ". x x x x",

@@ -36,6 +36,16 @@ class Linear:
         return {"score": 1 / (1 + np.exp(-self.weight * x[:, 0])) + self.shift}
 
 
+class Deliberate(Linear):
+    """50 ms a call; raises for rows whose first feature is above 50."""
+
+    def predict(self, inputs: Arrays) -> dict[str, Any]:
+        time.sleep(0.05)
+        if np.any(np.asarray(inputs["x"])[:, 0] > 50):
+            raise ValueError("above fifty")
+        return super().predict(inputs)
+
+
 class Bad(Linear):
     """how: raise, hang, exit or eat."""
 

@@ -82,6 +82,7 @@ class Machine:
             fleet.quarantine,
             fleet.layout.home / "python",
             Publisher(fleet.layout, fleet.database, fleet.registry),
+            fleet.tuning,
         )
         self.reconciler = Reconciler(
             fleet.layout,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import numpy as np
 import polars as pl
 
 from modelfleet.telemetry.evidence import merge_windows
+from modelfleet.telemetry.lookup import sealed_ids
 
 
 def parquet(home) -> pl.DataFrame:
@@ -101,6 +103,37 @@ def test_finished_segments_are_removed_and_live_ones_kept(home):
     assert [path.name for path in home.layout.segments.glob("*.seg")] == ["main-0-1-2.seg"]
     collector.close()
     assert parquet(home).height == 12
+
+
+def test_what_came_between_the_last_look_and_the_end_of_a_segment_is_read(home):
+    home.add_version(1)
+    big = [b"\0" * 200_000]
+    home.write(home.record(1, inputs=big, request_id="before"))
+    collector = home.collector()
+    collector.collect()
+    for k in range(8):  # on into the next segment
+        home.write(home.record(1, inputs=big, request_id=f"r{k}"))
+    collector.collect()
+    collector.seal()
+    collector.close()
+    assert parquet(home).height == 9
+
+
+def test_batches_are_sealed_and_metered_apart(home):
+    home.add_version(1)
+    mine = msgspec.structs.replace(home.record(1, rows=5), endpoint="batch:run")
+    home.write(mine)
+    home.write(home.record(1))
+    collector = home.collector()
+    collector.collect()
+    collector.close()
+    reader = home.evidence()
+    assert reader.totals()[1].requests == 1
+    assert sum(one.rows for one in reader.windows(1, 0, 1 << 62)) == 1
+    assert reader.batch_rows() == [("model-1", "1.0.0", 5)]
+    assert len(reader.recent_predictions(1)) == 2  # one from Parquet
+    assert parquet(home).height == 2
+    assert sealed_ids(home.layout, [mine.prediction_id, b"x" * 16]) == {mine.prediction_id}
 
 
 def test_history_and_recent_predictions(home):

@@ -112,6 +112,17 @@ async def test_a_batch_has_at_most_64_rows(model: Model, lane: Lane) -> None:
 
 
 @in_loop
+async def test_a_tuned_batch_is_as_large_as_it_was_tuned_to(model: Model, lane: Lane) -> None:
+    lane.batch_rows = 3
+    asks = [Ask(float(k)) for k in range(8)]
+    for ask in asks:
+        lane.submit(ask)
+    model.gate.set()
+    assert [(await ask.values())[0] for ask in asks] == [float(k) for k in range(8)]
+    assert model.runs == [1, 3, 3, 1]
+
+
+@in_loop
 async def test_one_bad_call_does_not_fail_its_neighbours(model: Model, lane: Lane) -> None:
     asks = [Ask(0), Ask(1), Ask(-1), Ask(2)]
     for ask in asks:

@@ -21,6 +21,8 @@ class Action(StrEnum):
     """Start, pause and resume rollouts; deploy."""
     ROLL_BACK = "roll-back"
     """Abort a rollout or return to the version before."""
+    RUN_BATCH = "run-batch"
+    """Run a version beside serving: score tables, measure it."""
     DELETE = "delete"
     REPORT_OUTCOMES = "report-outcomes"
     ACKNOWLEDGE = "acknowledge"
@@ -41,7 +43,14 @@ _A = Action
 ROLE_ACTIONS: dict[Role, frozenset[Action]] = {
     Role.VIEWER: frozenset({_A.READ}),
     Role.DATA_SCIENTIST: frozenset(
-        {_A.READ, _A.READ_PAYLOADS, _A.REGISTER, _A.REPORT_OUTCOMES, _A.ACKNOWLEDGE}
+        {
+            _A.READ,
+            _A.READ_PAYLOADS,
+            _A.REGISTER,
+            _A.RUN_BATCH,
+            _A.REPORT_OUTCOMES,
+            _A.ACKNOWLEDGE,
+        }
     ),
     Role.DEPLOYER: frozenset(
         {
@@ -49,6 +58,7 @@ ROLE_ACTIONS: dict[Role, frozenset[Action]] = {
             _A.REGISTER,
             _A.ROLLOUT,
             _A.ROLL_BACK,
+            _A.RUN_BATCH,
             _A.REPORT_OUTCOMES,
             _A.ACKNOWLEDGE,
         }

@@ -134,6 +134,19 @@ class Layout:
         return self.run / "pipelines" / f"counters-{replica}.json"
 
     @property
+    def batch_layouts(self) -> Path:
+        """The versions of batches, in the form of a pool, for readers of their records."""
+        return self.run / "batches" / "layouts.json"
+
+    def batch_order(self, batch: str) -> Path:
+        """What the process of a batch is to do."""
+        return self.run / "batches" / f"{batch}.order.json"
+
+    def batch_progress(self, batch: str) -> Path:
+        """How far it is."""
+        return self.run / "batches" / f"{batch}.progress.json"
+
+    @property
     def pipelines_key(self) -> Path:
         return self.keys / "pipelines.key"
 

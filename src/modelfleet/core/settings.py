@@ -95,6 +95,20 @@ class MonitoringSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Share of false alarms among all drift alarms of a window, over the whole fleet."""
 
 
+class BatchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Batch scoring."""
+
+    folders: tuple[str, ...] = ()
+    """Where jobs may read and write. Without any, admins alone start jobs, on any file but those of
+    the home."""
+    parallel: int = 1
+    """Jobs that run at a time; others wait for them."""
+    nice: int = 10
+    """How far a job stands back behind those who answer requests, 0 to 19."""
+    cpus: int = 1
+    """Cores that one job may use, 0 for all."""
+
+
 class ReconcileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The loop that makes what is into what should be."""
 
@@ -128,6 +142,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     serving: ServingSettings = ServingSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    batch: BatchSettings = BatchSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
 

@@ -22,6 +22,7 @@ from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
 from modelfleet.serving.pipelines.publisher import Additions, Publisher
 from modelfleet.serving.quarantine import QuarantineService
+from modelfleet.serving.tuning import OWN, Choice, TuningService
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,7 @@ class Serving:
     quarantine: QuarantineService
     own_python: Path
     pipelines: Publisher
+    tuning: TuningService
 
 
 class TrafficController:
@@ -101,22 +103,32 @@ class TrafficController:
         promoted |= {row.from_version_id for row in rollouts}
         placements = self._rooms.registry.placements()
         quarantined = self._rooms.quarantine.current()
+        tuned = self._rooms.tuning.applied()
         found = []
         for version in versions.values():
             if version.status != "ready":
                 continue
             try:
-                demand = self._demand(version, version.id in promoted, placements[version.model])
+                demand = self._demand(
+                    version, version.id in promoted, placements[version.model], tuned
+                )
                 found.append(demand.but_not_run(quarantined.get(version.index, "")))
             except FleetError as error:  # one that can't be had must not stop the others
                 log.error("no place", version=version.name, error=error.message)
         return found
 
-    def _demand(self, version: Version, promoted: bool, placement: Placement) -> pools.Demand:
+    def _demand(
+        self,
+        version: Version,
+        promoted: bool,
+        placement: Placement,
+        tuned: Mapping[str, Choice],
+    ) -> pools.Demand:
         variant = self._variant(version)
         folder = self._layout.bundle(variant.bundle_digest)
         if not folder.exists():
             self._rooms.bundles.materialise(self._rooms.registry.entries(variant.bundle_digest))
+        choice = tuned.get(version.id, OWN)
         spec = pools.VersionSpec(
             index=version.index,
             model=version.model,
@@ -126,6 +138,8 @@ class TrafficController:
             path=str(folder),
             variant=variant.kind,
             pinned=placement.pinned,
+            batch_rows=choice.batch_rows,
+            inline=choice.inline,
         )
         alone = _alone(version, placement)
         if variant.environment_digest is None:

@@ -56,7 +56,9 @@ class Collector:
         self._connection = open_writer(layout.evidence_database)
         self._controls = ControlWatch(layout.control)
         self._watch_file = WatchFile(layout.watch)
-        self._versions = Versions(layout.desired, self._connection, layout.pipeline_layouts)
+        self._versions = Versions(
+            layout.desired, self._connection, layout.pipeline_layouts, layout.batch_layouts
+        )
         self._segments = Segments(layout.segments, self._connection, self._controls.is_alive)
         self._counting = Counting(
             self._connection,

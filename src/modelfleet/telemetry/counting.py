@@ -18,11 +18,12 @@ from modelfleet.telemetry import latency
 from modelfleet.telemetry.layouts import VersionLayout, Versions
 from modelfleet.telemetry.states import State
 from modelfleet.telemetry.watch import Watch
-from modelfleet_worker.wire.segment import Record
+from modelfleet_worker.wire.segment import BATCH_PREFIX, Record, is_batch
 
 K = TypeVar("K", bound=Hashable)
 WindowKey = tuple[int, int, str]
 TickKey = tuple[int, int]
+BatchKey = tuple[str, int]
 _UNREADABLE = (ValueError, IndexError, TypeError, msgspec.DecodeError)
 
 
@@ -87,6 +88,11 @@ class Counting:
                 connection, "SELECT state FROM tick WHERE version_index = ? AND number = ?", key
             )
         )
+        self._batches = OpenStates[BatchKey](
+            lambda key: _blob(
+                connection, "SELECT state FROM batch WHERE batch = ? AND version_index = ?", key
+            )
+        )
         self._totals = OpenStates[int](
             lambda key: _blob(connection, "SELECT state FROM total WHERE version_index = ?", (key,))
         )
@@ -125,6 +131,9 @@ class Counting:
         groups: dict[tuple[int, int], list[int]] = {}
         window_ns = self.window_us * 1000
         for place, record in enumerate(records):
+            if is_batch(record):
+                scores[place] = self._count_batch(record, undo=undo)
+                continue
             groups.setdefault((record.version, record.time_ns // window_ns), []).append(place)
         for (index, window), places in groups.items():
             layout = self._versions.get(index)
@@ -138,6 +147,15 @@ class Counting:
             newest = max(record.time_ns for record in members) // 1000
             self._last_seen[index] = max(newest, self._last_seen.get(index, 0))
         return scores
+
+    def _count_batch(self, record: Record, *, undo: bool) -> float:
+        """A batch has a state of its own: its rows come from another population and at another
+        pace than requests, so they must not move windows, ticks and totals of what is served."""
+        layout = self._versions.get(record.version)
+        added, scores = self._state_of(layout, [record])
+        key = (record.endpoint[len(BATCH_PREFIX) :], record.version)
+        self._batches.change(key, layout.sizes).merge(added.negated() if undo else added)
+        return float(scores[0])
 
     def _state_of(
         self, layout: VersionLayout, members: Sequence[Record]
@@ -166,7 +184,7 @@ class Counting:
         watched = watch.watched()
         groups: dict[TickKey, list[int]] = {}
         for place, record in enumerate(records):
-            if record.version in watched:
+            if record.version in watched and not is_batch(record):
                 number = self.tick_number(record.time_ns)
                 groups.setdefault((record.version, number), []).append(place)
         for (index, number), places in groups.items():
@@ -201,6 +219,19 @@ class Counting:
         connection.executemany(
             "INSERT OR REPLACE INTO tick VALUES (?, ?, ?)",
             [(*key, state.encode()) for key, state in self._ticks.take_changed()],
+        )
+        connection.executemany(
+            "INSERT OR REPLACE INTO batch VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    *key,
+                    self._versions.get(key[1]).digest,
+                    state.requests,
+                    state.rows,
+                    state.encode(),
+                )
+                for key, state in self._batches.take_changed()
+            ],
         )
         connection.executemany(
             "INSERT OR REPLACE INTO total VALUES (?, ?, ?, ?, ?)",

@@ -19,6 +19,14 @@ from modelfleet.core.files import make_private
 
 SCHEMA_VERSION = 1
 
+_BATCH = """
+-- What batches predicted, by run and version.
+CREATE TABLE IF NOT EXISTS batch (
+    batch TEXT NOT NULL, version_index INTEGER NOT NULL, layout TEXT NOT NULL,
+    records INTEGER NOT NULL, rows INTEGER NOT NULL, state BLOB NOT NULL,
+    PRIMARY KEY (batch, version_index)) WITHOUT ROWID
+"""
+"""Of a later release than the first: databases of that one get it when they are opened."""
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
@@ -111,6 +119,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute(_BATCH)
     return connection
 
 

@@ -309,6 +309,17 @@ class EvidenceReader:
             )
         return found
 
+    def batch_rows(self) -> list[tuple[str, str, int]]:
+        """Rows that batches predicted: model, version, rows."""
+        with self._view() as connection:
+            if connection is None:
+                return []
+            return connection.execute(
+                "SELECT coalesce(v.model, 'unknown'), coalesce(v.version, b.version_index), "
+                "sum(b.rows) FROM batch b LEFT JOIN version v USING (version_index) "
+                "GROUP BY b.version_index"
+            ).fetchall()
+
     def outcomes(
         self, version_index: int, start_us: int = 0, end_us: int = 1 << 62
     ) -> list[OutcomeWindow]:

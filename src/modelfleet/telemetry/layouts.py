@@ -131,13 +131,11 @@ def _score_reader(bundle: spec.BundleSpec) -> ScoreReader | None:
 class Versions:
     """All versions ever seen, by index."""
 
-    def __init__(
-        self, desired_folder: Path, connection: sqlite3.Connection, also: Path | None = None
-    ) -> None:
-        """also: a further pool's file, of what is served by the platform itself."""
+    def __init__(self, desired_folder: Path, connection: sqlite3.Connection, *also: Path) -> None:
+        """also: further pools' files, of what is not served by workers."""
         self._folder = desired_folder
         self._also = also
-        self._seen_mtime = (-1, -1)
+        self._seen_mtime: tuple[int, ...] = ()
         self._known: dict[int, tuple[str, str, str]] = {
             index: (model, version, path)
             for index, model, version, path in connection.execute(
@@ -151,18 +149,18 @@ class Versions:
     def refresh(self) -> None:
         """Read the desired pools again if one of them was replaced."""
         try:
-            mtime = (self._folder.stat().st_mtime_ns, _mtime(self._also))
+            mtime = (self._folder.stat().st_mtime_ns, *map(_mtime, self._also))
         except FileNotFoundError:
             return
         if mtime == self._seen_mtime:
             return
         self._seen_mtime = mtime
-        also = [self._also] if self._also is not None and mtime[1] else []
+        also = [path for path, known in zip(self._also, mtime[1:], strict=True) if known]
         for path in [*sorted(self._folder.glob("*.json")), *also]:
             try:
                 pool = desired.load(path)
             except (OSError, msgspec.DecodeError):
-                self._seen_mtime = (-1, -1)  # look again at the next refresh
+                self._seen_mtime = ()  # look again at the next refresh
                 continue
             for version in pool.versions:
                 self._learn(version.index, (version.model, version.version, version.path))
@@ -211,9 +209,9 @@ class Versions:
         self._unsaved = set()
 
 
-def _mtime(path: Path | None) -> int:
+def _mtime(path: Path) -> int:
     """In nanoseconds; 0 if there is no such file."""
     try:
-        return path.stat().st_mtime_ns if path is not None else 0
+        return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0

@@ -9,10 +9,13 @@ import sqlite3
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelfleet.core.layout import Layout
+from modelfleet.telemetry.database import open_reader
 from modelfleet.telemetry.dedupe import Seen
 from modelfleet.telemetry.predictions import PredictionBuffer
 from modelfleet_worker.wire.ids import time_of
@@ -25,6 +28,10 @@ _COLUMNS = ["prediction_id", "version_index", "time", "score", "rows"]
 _CACHED_FILES = 8
 _CHUNK = 500
 _ALIAS_STEPS = 5
+_CANDIDATES = (
+    "SELECT path, first_ms, last_ms FROM file "
+    "WHERE kind = 'predictions' AND last_ms >= ? AND first_ms <= ?"
+)
 
 
 @dataclass(frozen=True)
@@ -93,11 +100,7 @@ class PredictionLookup:
         return found
 
     def _candidates(self, first: int, last: int) -> list[tuple[str, int, int]]:
-        return self._connection.execute(
-            "SELECT path, first_ms, last_ms FROM file "
-            "WHERE kind = 'predictions' AND last_ms >= ? AND first_ms <= ?",
-            (first, last),
-        ).fetchall()
+        return self._connection.execute(_CANDIDATES, (first, last)).fetchall()
 
     def _table(self, path: str, columns: list[str]) -> pa.Table:
         """Columns of a file. Without outputs it is kept for the next outcomes of its minute."""
@@ -126,6 +129,26 @@ class PredictionLookup:
             ):
                 flags = SHADOW if shadow else 0
                 yield request_id, version, flags, Seen(attempt, prediction, -1)
+
+
+def sealed_ids(layout: Layout, ids: Collection[bytes]) -> set[bytes]:
+    """Those of these predictions that stand in a committed Parquet file. For other processes than
+    the collector."""
+    import pyarrow.parquet as pq
+
+    connection = open_reader(layout.evidence_database) if ids else None
+    if connection is None:
+        return set()
+    with closing(connection):
+        files = connection.execute(
+            _CANDIDATES, (min(map(time_of, ids)), max(map(time_of, ids)))
+        ).fetchall()
+    found: set[bytes] = set()
+    for path, _, _ in files:
+        place = layout.predictions.parent / path
+        table = pq.read_table(place, columns=["prediction_id"], partitioning=None)
+        found.update(set(table.column(0).to_pylist()) & set(ids))
+    return found
 
 
 def _matching(table: pa.Table, ids: list[bytes]) -> dict[bytes, Found]:

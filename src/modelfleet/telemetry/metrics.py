@@ -56,6 +56,7 @@ def render(
     page = Exposition()
     totals = sorted(evidence.totals().values(), key=lambda total: (total.model, total.version))
     _requests(page, totals)
+    _batches(page, evidence.batch_rows())
     _durations(page, totals)
     counters = {
         "mf_records_total": ("records", "Prediction records read from segments."),
@@ -105,6 +106,12 @@ def _requests(page: Exposition, totals: Iterable[Total]) -> None:
         for code, count in sorted(total.codes.items()):
             labels = {"model": total.model, "version": total.version, "code": str(code)}
             page.sample("mf_requests_total", count, labels)
+
+
+def _batches(page: Exposition, found: Iterable[tuple[str, str, int]]) -> None:
+    page.family("mf_batch_rows_total", "counter", "Rows that batches predicted.")
+    for model, version, rows in found:
+        page.sample("mf_batch_rows_total", rows, {"model": model, "version": str(version)})
 
 
 def _durations(page: Exposition, totals: Sequence[Total]) -> None:

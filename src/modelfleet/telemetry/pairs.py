@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from modelfleet.telemetry.layouts import VersionLayout, Versions
 from modelfleet.telemetry.watch import Watch, WatchedPair
-from modelfleet_worker.wire.segment import SHADOW, Record
+from modelfleet_worker.wire.segment import SHADOW, Record, is_batch
 
 _WAIT_SECONDS = 10.0
 _EQUAL = 1e-6
@@ -75,7 +75,7 @@ class PairJoiner:
         for record, score in zip(records, scores.tolist(), strict=True):
             is_shadow = bool(record.flags & SHADOW)
             pair = (shadows if is_shadow else stable).get(record.version)
-            if pair is None or record.status != 200 or not record.request_id:
+            if pair is None or record.status != 200 or not record.request_id or is_batch(record):
                 continue
             answer = _Answer(now, score, self._label(record), record.latency_ns / 1000)
             place = (pair.stable, pair.shadow, is_shadow, record.request_id)

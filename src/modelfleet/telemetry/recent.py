@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelfleet_worker.wire.segment import SHADOW, Record
+from modelfleet_worker.wire.segment import SHADOW, Record, is_batch
 
 KEPT = 10
 _SAVE_SECONDS = 3.0
@@ -51,6 +51,8 @@ class Recent:
 
     def add(self, records: Sequence[Record], scores: NDArray[np.float64]) -> None:
         for record, score in zip(records, scores.tolist(), strict=True):
+            if is_batch(record):
+                continue
             last = self._last.get(record.version)
             if last is None:
                 last = self._last[record.version] = deque(maxlen=KEPT)

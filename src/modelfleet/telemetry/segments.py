@@ -74,11 +74,11 @@ class Segments:
             newest[tail.writer] = max(tail.reader.header.k, newest.get(tail.writer, 0))
         for tail in self._tails.values():
             header = tail.reader.header
-            tail.complete = (
-                tail.complete
-                or header.k < newest[tail.writer]
-                or not self._is_alive(tail.writer, header.pid)
-            )
+            if not tail.complete and (
+                header.k < newest[tail.writer] or not self._is_alive(tail.writer, header.pid)
+            ):
+                tail.complete = True
+                tail.exhausted = False  # more may have come since the last read
 
     def _open(self, path: Path) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import msgspec
 
@@ -16,6 +16,8 @@ class VersionSpec(msgspec.Struct, frozen=True):
     """One version to serve. `path` holds the bundle named by `digest`.
 
     pinned: it stays resident, whatever the budget says. quarantined: why it is not run any more.
+    batch_rows: rows that queued requests may share a run for, 0 for the worker's own choice.
+    inline: on the event loop or in a thread of its own; None for the worker's own choice.
     """
 
     index: Index
@@ -27,6 +29,8 @@ class VersionSpec(msgspec.Struct, frozen=True):
     variant: str = "source"
     pinned: bool = False
     quarantined: str = ""
+    batch_rows: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    inline: Optional[bool] = None
 
 
 class PoolSpec(msgspec.Struct, frozen=True):

@@ -41,9 +41,15 @@ def uuid7() -> bytes:
 
 def uuid7_at(time_ns: int) -> bytes:
     """A new UUIDv7 of this moment (Unix nanoseconds)."""
+    return uuid7_of(time_ns, _random.take())
+
+
+def uuid7_of(time_ns: int, random: int) -> bytes:
+    """The UUIDv7 of this moment with these 62 random bits (higher ones are cut off)."""
     milliseconds, rest = divmod(time_ns, 1_000_000)
     fraction = (rest << 12) // 1_000_000
-    value = (milliseconds << 80) | _VERSION | (fraction << 64) | _VARIANT | _random.take()
+    low = _VARIANT | (random & _RANDOM_MASK)
+    value = (milliseconds << 80) | _VERSION | (fraction << 64) | low
     return value.to_bytes(16, "big")
 
 

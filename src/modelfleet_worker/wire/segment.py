@@ -16,16 +16,16 @@ import struct
 import time
 import zlib
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Protocol
 
 import msgspec
-
-from modelfleet_worker.wire.control import ControlBlock
 
 MAGIC = b"MFSEG1\0\0"
 FIRST = 4096
 SHADOW = 1
 CRASHED = 599
+BATCH_PREFIX = "batch:"
+"""begins the `endpoint` of records that a batch wrote; no endpoint's name holds a colon"""
 _HEADER = struct.Struct("<IIQ")
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 20
@@ -57,6 +57,19 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     error: str
 
 
+def is_batch(record: Record) -> bool:
+    """Did a batch write it, rather than a worker?"""
+    return record.endpoint.startswith(BATCH_PREFIX)
+
+
+class Account(Protocol):
+    """Where a writer says that it could not keep a record: a worker's control block."""
+
+    def add_dropped(self) -> None: ...
+
+    def set_error(self, text: str) -> None: ...
+
+
 class SegmentHeader(msgspec.Struct, frozen=True):
     """Who wrote a segment. `k` counts the segments of one incarnation from 0."""
 
@@ -86,7 +99,7 @@ class SegmentWriter:
         replica: int,
         incarnation: int,
         megabytes: int,
-        control: ControlBlock,
+        control: Account,
     ) -> None:
         self._folder = folder
         self._stem = f"{pool}-{replica}-{incarnation}"
