@@ -10,6 +10,8 @@ import asyncio
 import threading
 import time
 import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import Optional
 
 from modelfleet_worker import binary, log
@@ -128,7 +130,7 @@ class Exchange:
         self._version = resident.version.index
         resident.used()
         if self._attempt > 1:
-            self._run_if_innocent(resident, body, 0)
+            self._if_innocent(partial(self._run, resident, body), 0)
         else:
             self._run(resident, body)
 
@@ -145,6 +147,12 @@ class Exchange:
             return
         self._version = index
         self._body = body
+        if self._attempt > 1:  # loading it may have brought another worker down
+            self._if_innocent(partial(self._want, residency, index), 0)
+        else:
+            self._want(residency, index)
+
+    def _want(self, residency: Residency, index: int) -> None:
         try:
             self._check_time()
             residency.want(index, self)
@@ -160,16 +168,14 @@ class Exchange:
         if not self._closed:
             self.run(resident, self._body)
 
-    def _run_if_innocent(self, resident: Resident, body: bytes, looks: int) -> None:
-        """Run what was tried before, unless it brought down the worker that ran it."""
+    def _if_innocent(self, proceed: Callable[[], None], looks: int) -> None:
+        """Go on with what was tried before, unless it brought down the worker that ran it."""
         finding = examine(self._books.control, self._books.pool, self._request_id)
         if finding is Finding.INNOCENT:
-            self._run(resident, body)
+            proceed()
         elif finding is Finding.LEFT_BY_THE_DEAD and looks < LOOKS:
             pause = min(FIRST_PAUSE * 2**looks, LONGEST_PAUSE)
-            asyncio.get_running_loop().call_later(
-                pause, self._run_if_innocent, resident, body, looks + 1
-            )
+            asyncio.get_running_loop().call_later(pause, self._if_innocent, proceed, looks + 1)
         else:
             self.fail(500, "this request stopped the worker that ran it before")
 

@@ -190,16 +190,19 @@ class Residency:
 
     def _start(self, version: VersionSpec) -> None:
         self._loading = version
+        told = threading.Event()
         self._loader = threading.Thread(
-            target=self._load, args=(version,), name=f"load {version.model}", daemon=True
+            target=self._load, args=(version, told), name=f"load {version.model}", daemon=True
         )
         self._loader.start()
         # If loading it ends this process, somebody must know what did.
         self._slot = self._control.occupy(version.index, "", self._thread())
         for waiter in self._waiting.get(version.index, ()):
             waiter.begun(self._thread())
+        told.set()
 
-    def _load(self, version: VersionSpec) -> None:
+    def _load(self, version: VersionSpec, told: threading.Event) -> None:
+        told.wait()
         outcome: Union[Loaded, BaseException]
         before = _resident_bytes()
         try:

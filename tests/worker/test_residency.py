@@ -155,3 +155,29 @@ def test_a_thousand_models(fleet: Any, bundles: Any, request_of: Any) -> None:
     for index in (1, 500, 1000):
         assert fleet.infer("m", request_of([ROW]), x_mf_version=str(index)).status == 200
     assert len(events(fleet, "resident")) == 1000
+
+
+def test_a_cold_load_that_killed_a_worker_is_not_carried_to_the_next(
+    fleet: Any, bundles: Any, request_of: Any
+) -> None:
+    """The gateway sends the request again; a peer's slots say what it did."""
+    fleet.add(1, bundles.python("first", large(40)), pinned=True)
+    fleet.add(2, bundles.python("deadly", Deadly()))
+    write(fleet, budget_mb=20)
+    fleet.start(0)
+    fleet.start(1)
+    with pytest.raises(OSError):
+        fleet.infer("deadly", request_of([ROW]), 0, x_mf_version="2", x_request_id="fatal")
+    assert fleet.processes[0].wait(10) == 7
+    block = fleet.control_path(0)
+    block.rename(block.with_suffix(".dead"))  # as the host agent does
+    again = fleet.infer(
+        "deadly",
+        request_of([ROW]),
+        1,
+        x_mf_version="2",
+        x_request_id="fatal",
+        x_envoy_attempt_count="2",
+    )
+    assert (again.status, "stopped the worker" in again.error) == (500, True)
+    assert fleet.processes[1].poll() is None
