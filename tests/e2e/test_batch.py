@@ -230,7 +230,8 @@ def test_what_is_not_there_is_said(serving, table, tmp_path):
 
 
 def test_delta_in_and_out(serving, table, tmp_path):
-    deltalake = pytest.importorskip("deltalake")
+    import deltalake
+
     deltalake.write_deltalake(str(tmp_path / "in"), table.slice(0, 1000))
     deltalake.write_deltalake(str(tmp_path / "in"), table.slice(1000), mode="append")
     source = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out.delta")]
