@@ -41,11 +41,12 @@ def main() -> None:
     wrk.require()
     chosen = [s for s in subjects.SUBJECTS if not given.models or s.name in given.models]
     rivals = [p for p in peers.PEERS if not given.peers or any(w in p.name for w in given.peers)]
+    print("| model | c | side | requests/s | ours / its | p50 ms | p99 ms | CPU us | MB | failed |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     extra: dict[str, object] = {}
     results = list(run(chosen, rivals, given.seconds, given.rounds, extra))
     note("a thousand models")
     dense = density.measure(ROOT)
-    print_table(results)
     print()
     print(
         f"One worker with {dense.models} models: {dense.memory_mb:.0f} MB, "
@@ -120,8 +121,10 @@ def measured(
         for side in sides:
             one = measure(side, subject.name, subject.connections, seconds)
             found.setdefault(side.side, []).append(one)
-    for results in found.values():
-        yield phase, merge(results)
+    merged = [merge(results) for results in found.values()]
+    for one in merged:
+        print_row(phase, merged[0], one)
+        yield phase, one
 
 
 def figures(chosen: Sequence[Subject], results: Sequence[tuple[str, Result]]) -> dict[str, object]:
@@ -159,18 +162,14 @@ def figures(chosen: Sequence[Subject], results: Sequence[tuple[str, Result]]) ->
     return line
 
 
-def print_table(results: Sequence[tuple[str, Result]]) -> None:
-    print("| model | c | side | requests/s | ours / its | p50 ms | p99 ms | CPU us | MB | failed |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for phase, r in results:
-        own = next(o for p, o in results if (p, o.side, o.model) == (phase, OURS, r.model))
-        ratio = own.requests_per_second / r.requests_per_second
-        side = f"{OURS} (beside {phase})" if r.side == OURS else r.side
-        print(
-            f"| {r.model} | {r.connections} | {side} | {r.requests_per_second:,.0f} | {ratio:.1f} "
-            f"| {r.p50_ms:.2f} | {r.p99_ms:.2f} | {r.cpu_us:,.0f} | {r.memory_mb:,.0f} "
-            f"| {r.failed} |"
-        )
+def print_row(phase: str, own: Result, r: Result) -> None:
+    ratio = own.requests_per_second / max(r.requests_per_second, 1e-9)
+    side = f"{r.side} (beside {phase})" if r.side.startswith(OURS) else r.side
+    print(
+        f"| {r.model} | {r.connections} | {side} | {r.requests_per_second:,.0f} | {ratio:.1f} "
+        f"| {r.p50_ms:.2f} | {r.p99_ms:.2f} | {r.cpu_us:,.0f} | {r.memory_mb:,.0f} | {r.failed} |",
+        flush=True,
+    )
 
 
 def note(text: str) -> None:

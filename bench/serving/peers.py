@@ -90,9 +90,11 @@ def _mlflow(bin_: Path, model: Path, name: str, port: int) -> list[str]:
         "import joblib, sys, mlflow.sklearn as m; "
         "m.save_model(joblib.load(sys.argv[1]), sys.argv[2], serialization_format='cloudpickle')"
     )
-    subprocess.run([bin_ / "python", "-W", "ignore", "-c", save, model, folder], check=True)
-    command = [str(bin_ / "mlflow"), "models", "serve", "-m", str(folder), "-p", str(port)]
-    return [*command, "--env-manager", "local", "--workers", str(CORES)]
+    own = {**os.environ, "PYTHONPATH": str(HERE)}
+    command = [bin_ / "python", "-W", "ignore", "-c", save, model, folder]
+    subprocess.run(command, check=True, env=own, stderr=subprocess.DEVNULL)
+    serve = [str(bin_ / "mlflow"), "models", "serve", "-m", str(folder), "-p", str(port)]
+    return [*serve, "--env-manager", "local", "--workers", str(CORES)]
 
 
 PEERS = (
