@@ -36,6 +36,8 @@ class FairQueue(Generic[Item]):
         self._ends: dict[tuple[bytes, float], float] = {}
         self._virtual = 0.0
         self._count = 0
+        self.rows = 0
+        """of all calls together"""
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -50,6 +52,7 @@ class FairQueue(Generic[Item]):
         start = max(self._virtual, self._ends.get(flow, 0.0))
         tag = self._ends[flow] = start + call.rows / call.weight
         self._count += 1
+        self.rows += call.rows
         heapq.heappush(self._heap, (tag, self._count, call))
 
     def peek(self) -> Item:
@@ -58,6 +61,7 @@ class FairQueue(Generic[Item]):
     def pop(self) -> Item:
         tag, _, call = heapq.heappop(self._heap)
         self._virtual = max(self._virtual, tag - call.rows / call.weight)
+        self.rows -= call.rows
         if not self._heap:
             self._ends.clear()
         return call
@@ -73,4 +77,5 @@ class FairQueue(Generic[Item]):
         if found:
             self._heap = [entry for entry in self._heap if not gone(entry[2])]
             heapq.heapify(self._heap)
+            self.rows -= sum(call.rows for call in found)
         return found

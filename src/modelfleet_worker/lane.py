@@ -22,12 +22,15 @@ import numpy as np
 
 from modelfleet_worker import log
 from modelfleet_worker.fair import FairQueue
+from modelfleet_worker.pace import Pace
 from modelfleet_worker.wire.signature import Array
 
 BATCH_ROWS = 64
 MAX_QUEUED = 1024
 _CAUTION = 1.25
 """An answer that comes too late was work for nothing; one refused at once costs nothing."""
+_SHARE_OF_BATCH = 0.5
+"""of the time that the first call of a batch has left"""
 STACK_BYTES = 2 << 20  # RLIMIT_DATA counts whole stacks
 
 Outcome = Union[list[Array], BaseException]
@@ -78,7 +81,7 @@ class Lane:
         self._abandoned: set[int] = set()
         self._inbox: queue.SimpleQueue[Optional[list[Call]]] = queue.SimpleQueue()
         self._thread: Optional[threading.Thread] = None
-        self._batch_s = row_s
+        self._pace = Pace(row_s)
         self._began = 0.0
         self._closing = False
 
@@ -93,8 +96,8 @@ class Lane:
 
     @property
     def row_s(self) -> float:
-        """Smoothed seconds of one batch."""
-        return self._batch_s
+        """Seconds of a batch of one row, as it is thought to be now."""
+        return self._pace.takes(1)
 
     def submit(self, call: Call) -> None:
         """Run or queue it. Overloaded if it would have to wait beyond its deadline."""
@@ -103,7 +106,7 @@ class Lane:
                 self._shed(call, f"this endpoint takes {call.limit} requests at a time")
             elif len(self._waiting) >= MAX_QUEUED:
                 self._shed(call, "too many requests are waiting for this model")
-            if call.deadline is not None and self._free_at() > call.deadline:
+            if call.deadline is not None and self._free_at(call.rows) > call.deadline:
                 raise Overloaded("the model can't answer before the deadline")
         self._waiting.push(call)
         self._next()
@@ -133,13 +136,14 @@ class Lane:
         self._waiting.remove(lambda other: other is last)
         last.answer(Overloaded(f"{reason}, and others matter more"))
 
-    def _free_at(self) -> float:
-        """When a call that comes now would have its answer, if all goes as usual."""
-        rows = sum(call.rows for call in self._waiting)
-        batches = 1 + rows // self.batch_rows
+    def _free_at(self, more: int) -> float:
+        """When a call of so many rows would have its answer, if all goes as usual."""
         now = time.monotonic()
-        remaining = max(self._batch_s - (now - self._began), 0.0)
-        return now + _CAUTION * (remaining + batches * self._batch_s)
+        running = self._pace.takes(sum(call.rows for call in self._running))
+        remaining = max(running - (now - self._began), 0.0)
+        rows = self._waiting.rows + more
+        waiting = self._pace.takes(rows, 1 + rows // self.batch_rows)
+        return now + _CAUTION * (remaining + waiting)
 
     def _next(self) -> None:
         if self._running:
@@ -150,10 +154,13 @@ class Lane:
                 self._inbox.put(None)
             return
         batch = [self._waiting.pop()]
-        rows = first.rows
+        rows, most = first.rows, self.batch_rows
+        if first.deadline is not None:  # a large batch must not make all of its calls late
+            left = first.deadline - time.monotonic()
+            most = min(most, self._pace.fits(left * _SHARE_OF_BATCH))
         while self._batchable and (call := self._first_in_time()) is not None:
             rows += call.rows
-            if rows > self.batch_rows or not _joinable(batch[0], call):
+            if rows > most or not _joinable(batch[0], call):
                 break
             batch.append(self._waiting.pop())
         self._running = batch
@@ -206,7 +213,7 @@ class Lane:
 
     def _finished(self, batch: list[Call], outcomes: list[Outcome]) -> None:
         took = time.monotonic() - self._began
-        self._batch_s += 0.2 * (took - self._batch_s)
+        self._pace.learn(sum(call.rows for call in batch), took)
         self._running = []
         try:
             for call, outcome in zip(batch, outcomes):
