@@ -172,8 +172,8 @@ def test_every_convertible_runtime_has_its_converters_and_the_other_way_round() 
 
 
 def test_reasons_are_for_people() -> None:
-    said = "\x1b[96mfailed\x1b[0m in /tmp/work/.b.12/files/model.onnx:\n\n  node " + "x" * 900
-    short = converter._short(said, "/tmp/work/bundle")
+    said = "\x1b[96mfailed\x1b[0m in /tmp/place/.b.12/files/model.onnx:\n\n  node " + "x" * 900
+    short = converter._short(said, "/tmp/place/bundle")
     assert short.startswith("failed in model.onnx: node xx")
     assert len(short) < 450
     said = "Error No Op registered for StringLength with domain_version of 15"
