@@ -90,7 +90,7 @@ def test_the_schema_can_be_taken_down_and_built_again(tmp_path: Path) -> None:
     migrate(database)
     migrate(database)
     config = configuration()
-    with database.begin() as connection:
+    with database.change_schema() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
     with database.read() as connection:

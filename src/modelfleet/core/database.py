@@ -64,6 +64,25 @@ class Database:
             connection.commit()
 
     @contextmanager
+    def change_schema(self) -> Iterator[sa.Connection]:
+        """A writing transaction in which tables may be rebuilt; foreign keys hold at its end."""
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+                if broken:
+                    raise RuntimeError(f"The new schema would break foreign keys: {broken[:5]}")
+            except BaseException:
+                connection.rollback()
+                raise
+            else:
+                connection.commit()
+            finally:
+                connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+
+    @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view; writers are not held up."""
         with self.engine.connect() as connection:

@@ -42,7 +42,7 @@ def migrate(database: Database) -> None:
     from alembic import command
 
     config = configuration()
-    with database.begin() as connection:
+    with database.change_schema() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

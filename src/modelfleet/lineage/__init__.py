@@ -10,6 +10,15 @@ from modelfleet.lineage.service import (
     add_edge,
     edges_from,
     remove_edges,
+    rename_node,
 )
 
-__all__ = ["Edge", "LineageService", "Node", "add_edge", "edges_from", "remove_edges"]
+__all__ = [
+    "Edge",
+    "LineageService",
+    "Node",
+    "add_edge",
+    "edges_from",
+    "remove_edges",
+    "rename_node",
+]

@@ -75,6 +75,16 @@ def remove_edges(connection: sa.Connection, node: Node) -> None:
     )
 
 
+def rename_node(connection: sa.Connection, old: Node, new: Node) -> None:
+    """Let all edges of `old` be those of `new`."""
+    for kind, name in (("source_kind", "source"), ("destination_kind", "destination")):
+        connection.execute(
+            sa.update(edge)
+            .where(edge.c[kind] == old.kind, edge.c[name] == old.name)
+            .values({kind: new.kind, name: new.name})
+        )
+
+
 class LineageService:
     def __init__(self, database: Database) -> None:
         self._database = database

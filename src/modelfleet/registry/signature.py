@@ -42,6 +42,10 @@ class BundleInfo:
     options: dict[str, object] = field(default_factory=dict)
 
 
+UNKNOWN = BundleInfo(1, "", "", Signature([], []))
+"""of a version that was not prepared yet, or whose bytes are elsewhere"""
+
+
 def read(content: bytes) -> BundleInfo:
     """Parse and check `bundle.json`."""
     try:

@@ -2,35 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from modelfleet.core.clock import iso, now_us
+from modelfleet.core.ids import new_id
 from modelfleet.registry.bundles import Entry
-from modelfleet.registry.signature import BundleInfo
+from modelfleet.registry.signature import UNKNOWN, BundleInfo
 from modelfleet.registry.tables import (
     alias,
     bundle,
     environment,
     model,
+    model_tag,
     model_version,
+    namespace,
     reference,
-    run,
+    stage,
     variant,
+    version_tag,
 )
-from modelfleet.registry.types import Environment, Model, Placement, Run, Variant, Version
+from modelfleet.registry.types import (
+    DEFAULT_NAMESPACE_ID,
+    Environment,
+    Model,
+    Placement,
+    Stage,
+    Variant,
+    Version,
+)
+
+_CHUNK = 500
+"""ids in one condition"""
 
 
-def find_model(connection: sa.Connection, name_or_id: str) -> Model | None:
-    condition = sa.or_(model.c.name == name_or_id, model.c.id == name_or_id)
-    found = _models(connection, condition)
+def find_namespace(connection: sa.Connection, name: str) -> str | None:
+    return connection.execute(sa.select(namespace.c.id).where(namespace.c.name == name)).scalar()
+
+
+def add_namespace(connection: sa.Connection, name: str) -> str:
+    made = new_id()
+    connection.execute(sa.insert(namespace).values(id=made, name=name, created_at=now_us()))
+    for position, (stage_name, protected) in enumerate(
+        (("dev", False), ("staging", False), ("prod", True)), 1
+    ):
+        connection.execute(
+            sa.insert(stage).values(
+                namespace_id=made, name=stage_name, position=position, protected=protected
+            )
+        )
+    return made
+
+
+def find_model(connection: sa.Connection, namespace_id: str, name_or_id: str) -> Model | None:
+    named = sa.or_(model.c.name == name_or_id, model.c.id == name_or_id)
+    found = models(connection, sa.and_(model.c.namespace_id == namespace_id, named), 1)
     return found[0] if found else None
+
+
+def model_row(connection: sa.Connection, namespace_id: str, name: str) -> sa.Row[*tuple[Any, ...]] | None:
+    """Id, name and team alone: what most verbs need."""
+    return connection.execute(
+        sa.select(model.c.id, model.c.name, model.c.owner_team, model.c.next_sequence).where(
+            model.c.namespace_id == namespace_id, model.c.name == name
+        )
+    ).first()
 
 
 def list_models(
     connection: sa.Connection,
+    namespace_id: str,
     *,
     readable: frozenset[str] | None,
     team: str | None,
@@ -38,12 +82,12 @@ def list_models(
     limit: int,
     offset: int,
 ) -> list[Model]:
-    conditions = [readable_by(readable)]
+    conditions = [model.c.namespace_id == namespace_id, readable_by(readable)]
     if team:
         conditions.append(model.c.owner_team == team)
     if text:
         conditions.append(model.c.name.contains(text, autoescape=True))
-    return _models(connection, sa.and_(*conditions), limit, offset)
+    return models(connection, sa.and_(*conditions), limit, offset)
 
 
 def readable_by(teams: frozenset[str] | None) -> sa.ColumnElement[bool]:
@@ -51,12 +95,14 @@ def readable_by(teams: frozenset[str] | None) -> sa.ColumnElement[bool]:
     return sa.true() if teams is None else model.c.owner_team.in_(sorted(teams))
 
 
-def _models(
+def models(
     connection: sa.Connection,
     condition: sa.ColumnElement[bool],
-    limit: int = 1,
+    limit: int | None = None,
     offset: int = 0,
+    order: Sequence[sa.ColumnElement[object]] = (),
 ) -> list[Model]:
+    """Models that meet `condition` (on the table model), by name unless `order` says otherwise."""
     own = model_version.alias("own")
     counted = (
         sa.select(sa.func.count())
@@ -65,14 +111,26 @@ def _models(
         .correlate(model)
         .scalar_subquery()
     )
-    rows = connection.execute(
+    query = (
         sa.select(model, model_version.c.semver, counted.label("versions"))
         .join(model_version, model_version.c.id == model.c.latest_version_id, isouter=True)
         .where(condition)
-        .order_by(model.c.name)
-        .limit(limit)
+        .order_by(*(order or (model.c.name,)))
         .offset(offset)
     )
+    rows = connection.execute(query.limit(limit) if limit is not None else query).all()
+    ids = [r.id for r in rows]
+    tags = tags_of(connection, model_tag, ids)
+    aliases: dict[str, dict[str, str]] = {}
+    for chunk in _chunks(ids):
+        named = (
+            sa.select(alias.c.model_id, alias.c.name, model_version.c.semver)
+            .join(model_version, model_version.c.id == alias.c.version_id)
+            .where(alias.c.model_id.in_(chunk))
+            .order_by(alias.c.name)
+        )
+        for row in connection.execute(named):
+            aliases.setdefault(row.model_id, {})[row.name] = row.semver
     return [
         Model(
             id=r.id,
@@ -81,46 +139,102 @@ def _models(
             business_function=r.business_function,
             criticality=r.criticality,
             description=r.description,
-            tags=r.tags,
+            tags=tags.get(r.id, {}),
             created_at=iso(r.created_at),
+            updated_at=iso(r.updated_at),
             latest_version=r.semver,
             versions=r.versions,
             isolation=r.isolation,
+            aliases=aliases.get(r.id, {}),
         )
         for r in rows
     ]
 
 
+def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
+
+
+def tags_of(
+    connection: sa.Connection, table: sa.Table, ids: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Rows of an owner, key, value table by owner; `ids` are the owners."""
+    owner = next(iter(table.primary_key))
+    found: dict[str, dict[str, str]] = {}
+    for chunk in _chunks(ids):
+        rows = connection.execute(
+            sa.select(owner, table.c.key, table.c.value)
+            .where(owner.in_(chunk))
+            .order_by(table.c.key)
+        )
+        for owner_id, key, value in rows:
+            found.setdefault(owner_id, {})[key] = value
+    return found
+
+
+def set_tag(
+    connection: sa.Connection, table: sa.Table, owner_id: str, key: str, value: str
+) -> None:
+    owner = next(iter(table.primary_key))
+    same = sa.and_(owner == owner_id, table.c.key == key)
+    changed = connection.execute(sa.update(table).where(same).values(value=value))
+    if not changed.rowcount:
+        connection.execute(
+            sa.insert(table).values({owner.name: owner_id, "key": key, "value": value})
+        )
+
+
+def delete_tag(connection: sa.Connection, table: sa.Table, owner_id: str, key: str) -> bool:
+    owner = next(iter(table.primary_key))
+    same = sa.and_(owner == owner_id, table.c.key == key)
+    return connection.execute(sa.delete(table).where(same)).rowcount > 0
+
+
+def replace_tags(
+    connection: sa.Connection, table: sa.Table, owner_id: str, tags: Mapping[str, str]
+) -> None:
+    owner = next(iter(table.primary_key))
+    connection.execute(sa.delete(table).where(owner == owner_id))
+    if tags:
+        connection.execute(
+            sa.insert(table),
+            [{owner.name: owner_id, "key": key, "value": value} for key, value in tags.items()],
+        )
+
+
 def placements(connection: sa.Connection) -> dict[str, Placement]:
-    """Of all models, by name. Critical models are pinned."""
+    """Of all models of the default namespace, by name. Critical models are pinned."""
     columns = model.c.name, model.c.isolation, model.c.owner_team, model.c.criticality
+    query = sa.select(*columns).where(model.c.namespace_id == DEFAULT_NAMESPACE_ID)
     return {
         r.name: Placement(r.isolation, r.owner_team, r.criticality == "critical")
-        for r in connection.execute(sa.select(*columns))
+        for r in connection.execute(query)
     }
 
 
 def versions(
-    connection: sa.Connection, condition: sa.ColumnElement[bool], limit: int | None = None
+    connection: sa.Connection,
+    condition: sa.ColumnElement[bool],
+    limit: int | None = None,
+    offset: int = 0,
+    order: Sequence[sa.ColumnElement[object]] = (),
 ) -> list[Version]:
     """Versions that meet `condition` (on the tables model, model_version), newest first."""
     query = (
         sa.select(model_version, model.c.name.label("model"), model.c.owner_team)
         .join(model, model.c.id == model_version.c.model_id)
         .where(condition)
-        .order_by(model_version.c.number.desc())
+        .order_by(*(order or (model_version.c.number.desc(),)))
+        .offset(offset)
     )
-    if limit is not None:
-        query = query.limit(limit)
-    rows = connection.execute(query).all()
+    rows = connection.execute(query.limit(limit) if limit is not None else query).all()
+    ids = [r.id for r in rows]
     names: dict[str, list[str]] = {}
-    if rows:
-        wanted = {r.model_id for r in rows}
-        named = sa.select(alias)
-        if len(wanted) <= 100:
-            named = named.where(alias.c.model_id.in_(wanted))
+    for chunk in _chunks(ids):
+        named = sa.select(alias.c.version_id, alias.c.name).where(alias.c.version_id.in_(chunk))
         for row in connection.execute(named.order_by(alias.c.name)):
             names.setdefault(row.version_id, []).append(row.name)
+    tags = tags_of(connection, version_tag, ids)
     return [
         Version(
             id=r.id,
@@ -132,22 +246,45 @@ def versions(
             version=r.semver,
             status=r.status,
             reason=r.reason,
-            bundle_digest=r.bundle_digest,
+            bundle_digest=r.bundle_digest or "",
             environment_digest=r.environment_digest,
             requested_environment=r.requested_environment,
             run_id=r.run_id,
             created_by=r.created_by,
             created_at=iso(r.created_at),
-            info=msgspec.convert(r.info, BundleInfo),
+            updated_at=iso(r.updated_at),
+            info=msgspec.convert(r.info, BundleInfo) if r.info else UNKNOWN,
             serving=r.serving,
             metrics=r.metrics,
             aliases=tuple(names.get(r.id, ())),
+            tags=tags.get(r.id, {}),
+            description=r.description,
+            stage=r.stage,
+            lifecycle=r.lifecycle,
+            lifecycle_reason=r.lifecycle_reason,
+            source_uri=r.source_uri,
+            run_link=r.run_link,
+            logged_model_id=r.logged_model_id,
+            code=r.code,
+            hardware=r.hardware,
         )
         for r in rows
     ]
 
 
+def stages(connection: sa.Connection, namespace_id: str) -> list[Stage]:
+    """In their order."""
+    rows = connection.execute(
+        sa.select(stage)
+        .where(stage.c.namespace_id == namespace_id)
+        .order_by(stage.c.position, stage.c.name)
+    )
+    return [Stage(r.name, r.position, r.protected) for r in rows]
+
+
 def entries(connection: sa.Connection, digest: str) -> tuple[Entry, ...]:
+    if not digest:
+        return ()
     row = connection.execute(sa.select(bundle.c.entries).where(bundle.c.digest == digest)).one()
     return tuple(msgspec.convert(row.entries, list[Entry]))
 
@@ -186,45 +323,13 @@ def find_environment(connection: sa.Connection, digest: str) -> Environment | No
 
 
 def variants(connection: sa.Connection, version_ids: Sequence[str]) -> dict[str, list[Variant]]:
-    query = sa.select(variant).order_by(variant.c.kind.desc())
-    if len(version_ids) <= 100:
-        query = query.where(variant.c.version_id.in_(version_ids))
     found: dict[str, list[Variant]] = {}
-    for r in connection.execute(query):
-        one = Variant(r.kind, r.bundle_digest, r.environment_digest, r.evidence)
-        found.setdefault(r.version_id, []).append(one)
+    for chunk in _chunks(version_ids):
+        query = sa.select(variant).where(variant.c.version_id.in_(chunk))
+        for r in connection.execute(query.order_by(variant.c.kind.desc())):
+            one = Variant(r.kind, r.bundle_digest, r.environment_digest, r.evidence)
+            found.setdefault(r.version_id, []).append(one)
     return found
-
-
-def find_run(connection: sa.Connection, run_id: str) -> Run | None:
-    row = connection.execute(sa.select(run).where(run.c.id == run_id)).first()
-    if row is None:
-        return None
-    return Run(
-        row.id,
-        row.experiment,
-        row.name,
-        row.parameters,
-        row.metrics,
-        row.dataset,
-        row.git_commit,
-        iso(row.created_at),
-    )
-
-
-def add_run(connection: sa.Connection, made: Run) -> None:
-    connection.execute(
-        sa.insert(run).values(
-            id=made.id,
-            experiment=made.experiment,
-            name=made.name,
-            parameters=dict(made.parameters),
-            metrics=dict(made.metrics),
-            dataset=made.dataset,
-            git_commit=made.git_commit,
-            created_at=now_us(),
-        )
-    )
 
 
 def holders(connection: sa.Connection, version_id: str) -> list[str]:
@@ -252,7 +357,15 @@ def let_go(connection: sa.Connection, version_id: str, holder: str) -> None:
 
 def set_version(connection: sa.Connection, version_id: str, **values: object) -> None:
     connection.execute(
-        sa.update(model_version).where(model_version.c.id == version_id).values(**values)
+        sa.update(model_version)
+        .where(model_version.c.id == version_id)
+        .values(updated_at=now_us(), **values)
+    )
+
+
+def touch_model(connection: sa.Connection, model_id: str, **values: object) -> None:
+    connection.execute(
+        sa.update(model).where(model.c.id == model_id).values(updated_at=now_us(), **values)
     )
 
 

@@ -23,6 +23,7 @@ from modelfleet.identity.store import find_principal
 from modelfleet.lineage import Node, add_edge, remove_edges
 from modelfleet.registry import store as registry_store
 from modelfleet.registry.tables import model, model_version
+from modelfleet.registry.types import DEFAULT_NAMESPACE_ID
 from modelfleet.serving.pipelines.tables import is_pipeline, users_of
 from modelfleet.serving.traffic import Rule, Traffic, changed
 
@@ -105,7 +106,7 @@ class EndpointService:
                 f"{name[:120]!r} can't name an endpoint.",
                 hint="Use 1 to 120 letters, digits, dots, hyphens and underscores.",
             )
-        owner = registry_store.find_model(connection, model_name)
+        owner = registry_store.find_model(connection, DEFAULT_NAMESPACE_ID, model_name)
         if owner is None:
             raise NotFound(f"There is no model {model_name}.")
         resource = Resource("endpoint", name, owner.owner_team)
@@ -311,7 +312,8 @@ def _resolve(connection: sa.Connection, place: Endpoint, rule: Rule) -> Rule:
     named = model_version.c.semver == rule.version
     if rule.version.isascii() and rule.version.isdigit() and len(rule.version) < 10:
         named = sa.or_(named, model_version.c.sequence == int(rule.version))
-    found = registry_store.versions(connection, sa.and_(model.c.name == place.model, named), 1)
+    own = sa.and_(model.c.namespace_id == DEFAULT_NAMESPACE_ID, model.c.name == place.model)
+    found = registry_store.versions(connection, sa.and_(own, named), 1)
     if not found:
         raise InvalidInput(
             f"{place.model} has no version {rule.version[:80]}.",

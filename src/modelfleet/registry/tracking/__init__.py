@@ -1,0 +1,1 @@
+"""Training: experiments, runs and what they logged."""

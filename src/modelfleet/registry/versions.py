@@ -1,0 +1,337 @@
+"""Verbs on versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import sqlalchemy as sa
+
+from modelfleet.core import audit
+from modelfleet.core.authorization import Action, Principal, authorize
+from modelfleet.core.clock import now_us
+from modelfleet.core.errors import Conflict, NotFound, Referenced
+from modelfleet.core.ids import new_id
+from modelfleet.lineage import Node, add_edge, remove_edges
+from modelfleet.registry import semver, signature, store
+from modelfleet.registry.base import Verbs
+from modelfleet.registry.bundles import Entry
+from modelfleet.registry.tables import alias, model, model_version, variant, version_tag
+from modelfleet.registry.tracking import store as tracking
+from modelfleet.registry.tracking.types import Run
+from modelfleet.registry.types import Environment, Model, NewVersion, Variant, Version
+
+PREPARE = "prepare-version"
+"""Kind of the job that makes a new version ready; its argument is `version_id`."""
+
+
+class VersionVerbs(Verbs):
+    def register(self, actor: Principal, name: str, new: NewVersion) -> Version:
+        """A new immutable version. It is `pending` until it was prepared, then `ready` or `failed`.
+
+        The blobs of `new.entries` must be here. Nothing is visible before everything is written.
+        """
+        with self._database.read() as connection:
+            known = self._model(connection, name)
+        authorize(actor, Action.REGISTER, self._resource(known.name, known.owner_team))
+        digest = self._bundles.check(new.entries)
+        info_bytes = self._bundles.read(new.entries, "bundle.json")
+        info = signature.read(info_bytes)
+        with self._database.begin() as connection:
+            found = self._model(connection, name)
+            resource = self._resource(found.name, found.owner_team)
+            authorize(actor, Action.REGISTER, resource)
+            number = self._next_semver(connection, found, new.version, info, digest)
+            store.add_bundle(connection, digest, new.entries)
+            run_id = self._run_of(connection, actor, new)
+            version_id = self._insert(
+                connection,
+                actor,
+                found,
+                number,
+                status="pending",
+                bundle_digest=digest,
+                requested_environment={
+                    "requirements": sorted(new.requirements),
+                    "python": new.python,
+                    **({} if new.compile else {"compile": False}),
+                },
+                run_id=run_id,
+                info=msgspec.json.decode(info_bytes),
+                metrics=dict(new.metrics),
+                description=new.description,
+                code=dict(new.code) if new.code else None,
+                hardware=dict(new.hardware) if new.hardware else None,
+            )
+            store.replace_tags(connection, version_tag, version_id, new.tags)
+            self._draw_lineage(connection, found.name, number, run_id, new)
+            self._jobs.enqueue(
+                connection, PREPARE, f"{PREPARE}/{version_id}", {"version_id": version_id}
+            )
+            return self._version_by_id(connection, version_id)
+
+    def _insert(
+        self,
+        connection: sa.Connection,
+        actor: Principal,
+        found: Model,
+        number: semver.Semver,
+        **values: object,
+    ) -> str:
+        """The row of a new version, its sequence number and its audit event; the new id."""
+        version_id, now = new_id(), now_us()
+        sequence = connection.execute(
+            sa.select(model.c.next_sequence).where(model.c.id == found.id)
+        ).scalar_one()
+        given = {"reason": "", "serving": "", "metrics": {}, "requested_environment": {}} | values
+        connection.execute(
+            sa.insert(model_version).values(
+                id=version_id,
+                model_id=found.id,
+                sequence=sequence,
+                semver=str(number),
+                semver_sort_key=number.sort_key,
+                created_by=actor.name,
+                created_at=now,
+                updated_at=now,
+                **given,
+            )
+        )
+        store.touch_model(
+            connection, found.id, next_sequence=sequence + 1, latest_version_id=version_id
+        )
+        details = {
+            "version": str(number),
+            "sequence": sequence,
+            "bundle": values.get("bundle_digest") or "",
+        }
+        resource = self._resource(found.name, found.owner_team)
+        audit.record(connection, actor, "register-version", resource, details)
+        return version_id
+
+    def _next_semver(
+        self,
+        connection: sa.Connection,
+        found: Model,
+        asked: str | None,
+        info: signature.BundleInfo,
+        digest: str,
+    ) -> semver.Semver:
+        if asked is not None:
+            number = semver.parse(asked)
+        else:
+            last = self._last(connection, found)
+            number = semver.propose(
+                semver.parse(last.version) if last else None,
+                compatible=last is None
+                or last.info == signature.UNKNOWN
+                or signature.compatible(last.info.signature, info.signature),
+                same_content=last is not None and last.bundle_digest == digest,
+            )
+        taken = connection.execute(
+            sa.select(model_version.c.id).where(
+                model_version.c.model_id == found.id,
+                model_version.c.semver_sort_key == number.sort_key,
+            )
+        ).first()
+        if taken is not None:
+            raise Conflict(
+                f"{found.name} has a version {number} already.", hint="Versions never change."
+            )
+        return number
+
+    def _last(self, connection: sa.Connection, found: Model) -> Version | None:
+        """The version with the highest semantic version."""
+        own = model_version.c.model_id == found.id
+        matching = store.versions(
+            connection, own, 1, order=(model_version.c.semver_sort_key.desc(),)
+        )
+        return matching[0] if matching else None
+
+    def _run_of(self, connection: sa.Connection, actor: Principal, new: NewVersion) -> str:
+        if new.run_id is not None:
+            if tracking.find_run(connection, self.namespace_id, new.run_id) is None:
+                raise NotFound(f"There is no run {new.run_id}.")
+            return new.run_id
+        return tracking.add_finished_run(
+            connection,
+            self.namespace_id,
+            experiment_name=new.experiment,
+            name=new.run_name,
+            user=actor.name,
+            parameters=new.parameters,
+            metrics=new.metrics,
+            dataset=new.dataset,
+            git_commit=new.git_commit,
+        )
+
+    def _draw_lineage(
+        self,
+        connection: sa.Connection,
+        name: str,
+        number: semver.Semver,
+        run_id: str,
+        new: NewVersion,
+    ) -> None:
+        version = Node("version", self._qualified(f"{name}@{number}"))
+        add_edge(connection, Node("run", run_id), "produced", version)
+        if new.dataset:
+            add_edge(connection, Node("dataset", new.dataset), "trained", Node("run", run_id))
+        for used in new.uses:
+            feeding = self._model(connection, used)
+            add_edge(connection, Node("model", self._qualified(feeding.name)), "feeds", version)
+
+    def get_version(self, actor: Principal, name: str, reference: str) -> Version:
+        """By alias, semantic version, range, sequence number, stage or `latest`."""
+        with self._database.read() as connection:
+            found = self._version(connection, name, reference)
+        authorize(actor, Action.READ, self._resource(found.model, found.owner_team))
+        return found
+
+    def list_versions(
+        self, actor: Principal, name: str | None = None, *, limit: int = 1000
+    ) -> list[Version]:
+        """Newest first; of one model, or of all that `actor` may read."""
+        with self._database.read() as connection:
+            condition = sa.and_(
+                model.c.namespace_id == self.namespace_id,
+                store.readable_by(actor.teams(Action.READ)),
+            )
+            if name is not None:
+                own = model_version.c.model_id == self._model(connection, name).id
+                condition = sa.and_(condition, own)
+            return store.versions(connection, condition, limit)
+
+    def versions_by_index(self, indexes: Sequence[int]) -> dict[int, Version]:
+        """For the platform's own rooms: no check of who asks."""
+        with self._database.read() as connection:
+            found = store.versions(connection, model_version.c.number.in_(indexes))
+        return {one.index: one for one in found}
+
+    def versions_by_id(self, version_ids: Sequence[str]) -> dict[str, Version]:
+        """For the platform's own rooms: no check of who asks.
+
+        Versions that are ready never change, so they are remembered; only their `aliases`, tags
+        and stages may be those of an earlier moment.
+        """
+        known = {v: self._ready[v] for v in version_ids if v in self._ready}
+        missing = [v for v in version_ids if v not in known]
+        if missing:
+            with self._database.read() as connection:
+                found = store.versions(connection, model_version.c.id.in_(missing))
+            known |= {one.id: one for one in found}
+            self._ready |= {one.id: one for one in found if one.status == "ready"}
+        return known
+
+    def variants(self, version_ids: Sequence[str]) -> dict[str, list[Variant]]:
+        with self._database.read() as connection:
+            return store.variants(connection, version_ids)
+
+    def serving_variant(self, version: Version) -> Variant:
+        """The variant that was chosen to serve. Raises `Conflict` while there is none."""
+        for one in self.variants([version.id]).get(version.id, ()):
+            if one.kind == version.serving:
+                return one
+        raise Conflict(f"{version.name} is {version.status} and can't be served.")
+
+    def entries(self, digest: str) -> tuple[Entry, ...]:
+        with self._database.read() as connection:
+            return store.entries(connection, digest)
+
+    def get_run(self, actor: Principal, run_id: str) -> Run:
+        with self._database.read() as connection:
+            found = tracking.find_run(connection, self.namespace_id, run_id)
+            made = store.versions(connection, model_version.c.run_id == run_id, 1)
+        team = made[0].owner_team if made else "*"
+        authorize(actor, Action.READ, self._resource(run_id, team, "run"))
+        if found is None:
+            raise NotFound(f"There is no run {run_id}.")
+        return found
+
+    def get_environment(self, digest: str) -> Environment:
+        with self._database.read() as connection:
+            found = store.find_environment(connection, digest)
+        if found is None:
+            raise NotFound(f"There is no environment {digest}.")
+        return found
+
+    def delete_version(self, actor: Principal, name: str, reference: str) -> None:
+        """Delete a version that nothing refers to. Aliases that are not protected go with it."""
+        with self._database.begin() as connection:
+            found = self._version(connection, name, reference)
+            resource = self._resource(found.model, found.owner_team)
+            authorize(actor, Action.DELETE, resource)
+            self._refuse_if_held(connection, found)
+            self._remove_version(connection, found)
+            latest = connection.execute(
+                sa.select(model_version.c.id)
+                .where(model_version.c.model_id == found.model_id)
+                .order_by(model_version.c.sequence.desc())
+                .limit(1)
+            ).scalar()
+            store.touch_model(connection, found.model_id, latest_version_id=latest)
+            details = {
+                "version": found.version,
+                "bundle": found.bundle_digest,
+                "aliases": list(found.aliases),
+            }
+            audit.record(connection, actor, "delete-version", resource, details)
+
+    def _holders(self, connection: sa.Connection, found: Version) -> list[str]:
+        guarded = connection.execute(
+            sa.select(alias.c.name)
+            .where(alias.c.version_id == found.id, alias.c.protected)
+            .order_by(alias.c.name)
+        ).scalars()
+        return [*store.holders(connection, found.id), *(f"alias/{name}" for name in guarded)]
+
+    def _refuse_if_held(self, connection: sa.Connection, found: Version) -> None:
+        held = self._holders(connection, found)
+        if held:
+            raise Referenced(
+                f"{found.name} is used by {', '.join(held)}.",
+                hint="Move these to another version first.",
+                holders=held,
+            )
+
+    def _remove_version(self, connection: sa.Connection, found: Version) -> None:
+        for table in (variant, version_tag, alias):
+            connection.execute(sa.delete(table).where(table.c.version_id == found.id))
+        connection.execute(sa.delete(model_version).where(model_version.c.id == found.id))
+        remove_edges(connection, Node("version", self._qualified(found.name)))
+        self._ready.pop(found.id, None)
+
+    # Written by the job that prepares a version ------------------------------------------------
+
+    def mark_ready(
+        self,
+        actor: Principal,
+        version: Version,
+        environment: Environment,
+        variants: Sequence[tuple[Variant, Sequence[Entry]]],
+        serving: str,
+    ) -> None:
+        """Keep the variants of a version and the one that was chosen to serve."""
+        with self._database.begin() as connection:
+            store.add_environment(connection, environment)
+            for made, entries in variants:
+                store.add_bundle(connection, made.bundle_digest, entries)
+                store.set_variant(connection, version.id, made)
+            store.set_version(
+                connection,
+                version.id,
+                status="ready",
+                reason="",
+                serving=serving,
+                environment_digest=environment.digest,
+            )
+            resource = self._resource(version.model, version.owner_team)
+            details = {"version": version.version, "serving": serving}
+            audit.record(connection, actor, "prepare-version", resource, details)
+
+    def mark_failed(self, actor: Principal, version: Version, reason: str) -> None:
+        with self._database.begin() as connection:
+            store.set_version(connection, version.id, status="failed", reason=reason[:2000])
+            resource = self._resource(version.model, version.owner_team)
+            details = {"version": version.version, "reason": reason[:2000]}
+            audit.record(connection, actor, "fail-version", resource, details)
