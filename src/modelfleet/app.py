@@ -25,6 +25,7 @@ from modelfleet.api import (
     tuning,
 )
 from modelfleet.client.transport import ports_of
+from modelfleet.compat import mlflow
 from modelfleet.core.settings import load_settings
 from modelfleet.wiring import Fleet, build
 
@@ -54,6 +55,7 @@ def create_app(fleet: Fleet) -> FastAPI:
     ):
         app.include_router(module.router)
     web.install(app)
+    app.add_middleware(mlflow.wrap, fleet=fleet)
     return app
 
 

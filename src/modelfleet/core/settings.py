@@ -20,6 +20,15 @@ from modelfleet.core.layout import Layout
 _PREFIX = "MODELFLEET_"
 
 
+class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Models, runs and the protocol of MLflow."""
+
+    create_namespaces: bool = False
+    """A namespace (`/t/<name>`) exists as soon as somebody names it. For tests and development."""
+    private_webhooks: bool = False
+    """Webhooks may be delivered to private and local addresses. For tests and development."""
+
+
 class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Workers and gateway."""
 
@@ -139,6 +148,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Inference. 0 picks a free one."""
     metrics_port: int = 0
     """Prometheus. 0 picks a free one."""
+    registry: RegistrySettings = RegistrySettings()
     serving: ServingSettings = ServingSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     monitoring: MonitoringSettings = MonitoringSettings()

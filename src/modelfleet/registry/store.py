@@ -63,7 +63,9 @@ def find_model(connection: sa.Connection, namespace_id: str, name_or_id: str) ->
     return found[0] if found else None
 
 
-def model_row(connection: sa.Connection, namespace_id: str, name: str) -> sa.Row[*tuple[Any, ...]] | None:
+def model_row(
+    connection: sa.Connection, namespace_id: str, name: str
+) -> sa.Row[*tuple[Any, ...]] | None:
     """Id, name and team alone: what most verbs need."""
     return connection.execute(
         sa.select(model.c.id, model.c.name, model.c.owner_team, model.c.next_sequence).where(
