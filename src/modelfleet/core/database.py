@@ -104,6 +104,7 @@ def _on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> Non
         "synchronous=FULL",
         "foreign_keys=ON",
         "busy_timeout=30000",
+        "case_sensitive_like=ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

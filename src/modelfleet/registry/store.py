@@ -88,7 +88,7 @@ def list_models(
     if team:
         conditions.append(model.c.owner_team == team)
     if text:
-        conditions.append(model.c.name.contains(text, autoescape=True))
+        conditions.append(model.c.name.icontains(text, autoescape=True))
     return models(connection, sa.and_(*conditions), limit, offset)
 
 
