@@ -77,6 +77,7 @@ def test_acknowledged_means_on_disk(database: Database) -> None:
     assert pragma == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 def test_upgrading_from_nothing_gives_the_declared_tables(database: Database) -> None:
     with database.read() as connection:
         context = MigrationContext.configure(connection)
@@ -84,6 +85,7 @@ def test_upgrading_from_nothing_gives_the_declared_tables(database: Database) ->
         assert context.get_current_revision() == current(database) == revisions()[-1]
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 def test_the_schema_can_be_taken_down_and_built_again(tmp_path: Path) -> None:
     database = Database(tmp_path / "fleet.db")
     assert current(database) is None

@@ -84,9 +84,11 @@ class Verbs:
                 return [key == semver.parse(reference).sort_key]
             except InvalidInput:
                 return [self._range(reference)]
-        if "." in reference or reference[:1] in "^~<>=":
+        if not reference:
+            return []
+        if "." in reference or reference[0] in "^~<>=":
             return [self._range(reference)]
-        return [model_version.c.stage == reference] if reference else []
+        return [model_version.c.stage == reference]
 
     def _range(self, reference: str) -> sa.ColumnElement[bool]:
         bounds = ranges.parse(reference)

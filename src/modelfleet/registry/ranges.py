@@ -61,19 +61,17 @@ def _compared(operator: str, given: list[int], text: str) -> Bounds:
     if operator in ("^", "~"):
         return Bounds(_from(given), _from(_next(operator, given)))
     after = _from([*given[:-1], given[-1] + 1])
+    low = _from(given)
     if len(given) == 3:
-        exact = Semver(given[0], given[1], given[2]).sort_key
-        after = exact + "~"
-        low = exact
-    else:
-        low = _from(given)
+        low = Semver(given[0], given[1], given[2]).sort_key
+        after = low + "~"
     if operator == "=":
         return Bounds(low, after)
     if operator == ">=":
         return Bounds(low)
     if operator == ">":
         return Bounds(after)
-    return Bounds("", after if operator == "<=" else _from(given))
+    return Bounds("", after if operator == "<=" else low)
 
 
 def _exact(text: str) -> Bounds:

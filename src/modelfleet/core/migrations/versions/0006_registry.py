@@ -3,9 +3,12 @@
 import json
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.operations import BatchOperations
 
 revision = "0006"
 down_revision = "0005"
@@ -279,8 +282,27 @@ def _search_index(table: str, owner: str) -> None:
     op.create_index(f"ix_{table}_search", table, ["key", sa.text("substr(value, 1, 80)"), owner])
 
 
+@contextmanager
+def _altered_versions() -> Iterator[BatchOperations]:
+    """SQLite builds the table anew: numbers that were given to versions are never given again."""
+    connection = op.get_bind()
+    last = None
+    if connection.dialect.name == "sqlite":
+        given = sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'model_version'")
+        last = connection.execute(given).scalar()
+    options = {"sqlite_autoincrement": True}
+    with op.batch_alter_table("model_version", table_kwargs=options) as batch:
+        yield batch
+    if last is not None:
+        connection.execute(sa.text("DELETE FROM sqlite_sequence WHERE name = 'model_version'"))
+        connection.execute(
+            sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES ('model_version', :seq)"),
+            {"seq": last},
+        )
+
+
 def _change_versions() -> None:
-    with op.batch_alter_table("model_version") as batch:
+    with _altered_versions() as batch:
         batch.add_column(sa.Column("updated_at", sa.BigInteger))
         for name, size in (("stage", 60), ("lifecycle", 20)):
             default = "active" if name == "lifecycle" else ""
@@ -294,7 +316,7 @@ def _change_versions() -> None:
         batch.add_column(sa.Column("hardware", sa.Text))
         batch.alter_column("bundle_digest", existing_type=sa.String(64), nullable=True)
     op.execute(sa.text("UPDATE model_version SET updated_at = created_at"))
-    with op.batch_alter_table("model_version") as batch:
+    with _altered_versions() as batch:
         batch.alter_column("updated_at", existing_type=sa.BigInteger(), nullable=False)
     op.create_index("ix_model_version_run_id", "model_version", ["run_id"])
     op.create_index("ix_model_version_bundle_digest", "model_version", ["bundle_digest"])
@@ -339,7 +361,7 @@ def _restore_versions(connection: sa.Connection) -> None:
         batch.alter_column("name", existing_type=sa.String(250), type_=sa.String(100))
     for name in ("run_id", "bundle_digest", "stage"):
         op.drop_index(f"ix_model_version_{name}", "model_version")
-    with op.batch_alter_table("model_version") as batch:
+    with _altered_versions() as batch:
         for name in (
             "updated_at", "stage", "lifecycle", "description", "lifecycle_reason", "source_uri",
             "run_link", "logged_model_id", "code", "hardware",
