@@ -147,7 +147,7 @@ class StandingVerbs(VersionVerbs):
     ) -> Version:
         """Move a version into a stage; empty takes it out of all. Several may share a stage.
 
-        `replace` takes every other version of the model out of that stage. A version that failed
+        `replace` archives every other version of the model in that stage. A version that failed
         or was retired can't be promoted; a protected stage asks for the right to roll out.
         """
         with self._database.begin() as connection:
@@ -169,7 +169,7 @@ class StandingVerbs(VersionVerbs):
                     model_version.c.stage == to,
                     model_version.c.id != found.id,
                 )
-                connection.execute(sa.update(model_version).where(others).values(stage=""))
+                connection.execute(sa.update(model_version).where(others).values(stage="archived"))
             store.set_version(connection, found.id, stage=to)
             store.touch_model(connection, found.model_id)
             details = {"version": found.version, "sequence": found.sequence}

@@ -128,6 +128,10 @@ class VersionVerbs(Verbs):
                 or signature.compatible(last.info.signature, info.signature),
                 same_content=last is not None and last.bundle_digest == digest,
             )
+        self._refuse_taken(connection, found, number)
+        return number
+
+    def _refuse_taken(self, connection: sa.Connection, found: Model, number: semver.Semver) -> None:
         taken = connection.execute(
             sa.select(model_version.c.id).where(
                 model_version.c.model_id == found.id,
@@ -138,7 +142,6 @@ class VersionVerbs(Verbs):
             raise Conflict(
                 f"{found.name} has a version {number} already.", hint="Versions never change."
             )
-        return number
 
     def _last(self, connection: sa.Connection, found: Model) -> Version | None:
         """The version with the highest semantic version."""

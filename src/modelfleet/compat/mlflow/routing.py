@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -100,9 +101,10 @@ def missing_parameter(name: str) -> MlflowError:
 
 
 def wrong_type(name: str, value: object) -> MlflowError:
+    shown = json.dumps(value)[:200] if isinstance(value, str) else repr(value)[:200]
     return invalid(
-        f"Invalid value {value!r:.200} for parameter '{name}' supplied. See the API docs for more "
-        "information about request parameters."
+        f"Invalid value {shown} for parameter '{name}' supplied:  Hint: Value was of type "
+        f"'{type(value).__name__}'. See the API docs for more information about request parameters."
     )
 
 
@@ -210,13 +212,11 @@ async def parameters(request: Request) -> dict[str, Any]:
     if not body:
         return {}
     if kind not in ("application/json", ""):
-        raise MlflowError(
-            "BAD_REQUEST", "Bad Request. Content-Type must be one of ['application/json']."
-        )
+        raise invalid("Bad Request. Content-Type must be one of ['application/json'].")
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MlflowError("BAD_REQUEST", f"The body is not valid JSON: {error}") from error
+        raise invalid(f"The body is not valid JSON: {error}") from error
     if not isinstance(decoded, dict):
         raise invalid("The body must be a JSON object.")
     return decoded
