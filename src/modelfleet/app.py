@@ -64,7 +64,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     fleet: Fleet = app.state.fleet
     fleet.jobs.start()
     fleet.reconciler.start()
+    fleet.dispatcher.start()
     yield
+    fleet.dispatcher.stop()
     fleet.reconciler.stop()
     fleet.jobs.stop()
     fleet.converters.close()

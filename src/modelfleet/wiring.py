@@ -16,11 +16,13 @@ from modelfleet.core.jobs import Handler, LocalJobRunner
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
 from modelfleet.core.migrate import migrate
+from modelfleet.core.sealing import Sealer
 from modelfleet.core.settings import Settings
 from modelfleet.engines.engine import Engine
 from modelfleet.engines.local import confined
 from modelfleet.engines.local.confine import Confinement
 from modelfleet.engines.local.engine import LocalEngine
+from modelfleet.events import Dispatcher, WebhookService
 from modelfleet.gates import PrepareService
 from modelfleet.identity import IdentityService
 from modelfleet.lineage import LineageService
@@ -68,6 +70,8 @@ class Fleet:
     prepare: PrepareService
     batches: BatchService
     tuning: TuningService
+    webhooks: WebhookService
+    dispatcher: Dispatcher
 
 
 def build(settings: Settings) -> Fleet:
@@ -134,6 +138,7 @@ def build(settings: Settings) -> Fleet:
         ],
         settings.reconcile.interval_seconds,
     )
+    sealer, private = Sealer(layout.sealing_key), settings.registry.private_webhooks
     return Fleet(
         settings=settings,
         layout=layout,
@@ -156,6 +161,10 @@ def build(settings: Settings) -> Fleet:
         prepare=prepare,
         batches=batches,
         tuning=tuning,
+        webhooks=WebhookService(
+            database, sealer, registry.namespace, registry.namespace_id, private=private
+        ),
+        dispatcher=Dispatcher(database, sealer, private=private),
     )
 
 

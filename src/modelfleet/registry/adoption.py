@@ -26,7 +26,6 @@ from modelfleet.registry import semver, store
 from modelfleet.registry.bundles import Entry
 from modelfleet.registry.models import ModelVerbs
 from modelfleet.registry.semver import Semver
-from modelfleet.registry.tables import version_tag
 from modelfleet.registry.tracking.tables import artifact, experiment, logged_model, run
 from modelfleet.registry.types import Model, Version
 
@@ -102,6 +101,7 @@ class AdoptionVerbs(ModelVerbs):
                 actor,
                 found,
                 number,
+                tags,
                 status="registered" if digest else "external",
                 bundle_digest=digest,
                 info=None,
@@ -111,7 +111,6 @@ class AdoptionVerbs(ModelVerbs):
                 logged_model_id=source.logged_model_id,
                 description=source.description,
             )
-            store.replace_tags(connection, version_tag, version_id, tags)
             self._link(connection, found, number, source)
             return self._version_by_id(connection, version_id)
 

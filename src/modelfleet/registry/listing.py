@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from modelfleet.core.authorization import Action, Principal, authorize
 from modelfleet.core.errors import NotFound
 from modelfleet.registry import filters, store
+from modelfleet.registry.base import PROMPT_TAG
 from modelfleet.registry.filters import Comparison, Grammar
 from modelfleet.registry.tables import (
     TAG_PREFIX,
@@ -26,8 +27,6 @@ from modelfleet.registry.tables import (
 )
 from modelfleet.registry.versions import VersionVerbs
 
-PROMPT_TAG = "mlflow.prompt.is_prompt"
-"""Prompts are models with this tag; searches hide them unless they ask for it."""
 MODELS = Grammar(
     texts=frozenset({"name"}),
     numbers=frozenset({"creation_timestamp", "last_updated_timestamp"}),

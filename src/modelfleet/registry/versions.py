@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from modelfleet.core.errors import Conflict, NotFound, Referenced
 from modelfleet.core.ids import new_id
 from modelfleet.lineage import Node, add_edge, remove_edges
 from modelfleet.registry import semver, signature, store
-from modelfleet.registry.base import Verbs
+from modelfleet.registry.base import Verbs, prompt_mark
 from modelfleet.registry.bundles import Entry
 from modelfleet.registry.tables import alias, model, model_version, variant, version_tag
 from modelfleet.registry.tracking import store as tracking
@@ -49,6 +49,7 @@ class VersionVerbs(Verbs):
                 actor,
                 found,
                 number,
+                new.tags,
                 status="pending",
                 bundle_digest=digest,
                 requested_environment={
@@ -63,7 +64,6 @@ class VersionVerbs(Verbs):
                 code=dict(new.code) if new.code else None,
                 hardware=dict(new.hardware) if new.hardware else None,
             )
-            store.replace_tags(connection, version_tag, version_id, new.tags)
             self._draw_lineage(connection, found.name, number, run_id, new)
             self._jobs.enqueue(
                 connection, PREPARE, f"{PREPARE}/{version_id}", {"version_id": version_id}
@@ -76,6 +76,7 @@ class VersionVerbs(Verbs):
         actor: Principal,
         found: Model,
         number: semver.Semver,
+        tags: Mapping[str, str],
         **values: object,
     ) -> str:
         """The row of a new version, its sequence number and its audit event; the new id."""
@@ -100,11 +101,16 @@ class VersionVerbs(Verbs):
         store.touch_model(
             connection, found.id, next_sequence=sequence + 1, latest_version_id=version_id
         )
+        store.replace_tags(connection, version_tag, version_id, tags)
         details = {
             "version": str(number),
             "sequence": sequence,
             "bundle": values.get("bundle_digest") or "",
-        }
+            "source": values.get("source_uri") or "",
+            "run_id": values.get("run_id") or "",
+            "description": str(values.get("description") or "")[:1000],
+            "tags": {key: value[:1000] for key, value in tags.items()},
+        } | prompt_mark(tags)
         resource = self._resource(found.name, found.owner_team)
         audit.record(connection, actor, "register-version", resource, details)
         return version_id

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelfleet.compat.mlflow import models, server, versions
+from modelfleet.compat.mlflow import models, server, versions, webhooks
 from modelfleet.compat.mlflow.errors import MlflowError, missing, shape, translate
 from modelfleet.compat.mlflow.routing import Call, credentials, find, parameters
 from modelfleet.core.authorization import SYSTEM
@@ -22,7 +22,7 @@ from modelfleet.registry import RegistryService
 from modelfleet.wiring import Fleet
 
 log = structlog.get_logger(__name__)
-FAMILIES = (models, versions, server)
+FAMILIES = (models, versions, webhooks, server)
 """modules whose import declares routes"""
 _OURS = re.compile(
     r"/(?:ajax-)?api/\d\.\d/mlflow(?:-artifacts)?/.*"

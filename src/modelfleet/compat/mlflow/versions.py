@@ -19,7 +19,8 @@ from modelfleet.compat.mlflow.models import (
 from modelfleet.compat.mlflow.routing import Call, route
 from modelfleet.core.errors import NotFound
 from modelfleet.registry.adoption import SEMVER_TAG, Source
-from modelfleet.registry.listing import PROMPT_TAG, VersionSummary
+from modelfleet.registry.base import PROMPT_TAG
+from modelfleet.registry.listing import VersionSummary
 from modelfleet.registry.types import Version
 
 REMOTE = frozenset(
