@@ -24,6 +24,7 @@ from modelfleet.engines.local.confine import Confinement
 from modelfleet.engines.local.engine import LocalEngine
 from modelfleet.events import Dispatcher, WebhookService
 from modelfleet.gates import PrepareService
+from modelfleet.gates.completion import Completer
 from modelfleet.identity import IdentityService
 from modelfleet.lineage import LineageService
 from modelfleet.monitoring import LiveVersion, MonitoringService
@@ -93,7 +94,10 @@ def build(settings: Settings) -> Fleet:
     environments = EnvironmentBuilder(layout)
     confinement = _confinement(settings)
     converters = Converters(layout.worker_package, confinement)
-    prepare = PrepareService(layout, database, registry, bundles, environments, converters)
+    completer = Completer(layout, bundles, environments, confinement)
+    prepare = PrepareService(
+        layout, database, registry, bundles, environments, converters, completer
+    )
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
     gateway = GatewayFiles(layout, limits=Limits.of(settings.serving), tls=settings.tls)
     monitoring = MonitoringService(database, evidence, settings)

@@ -310,7 +310,49 @@ class VersionVerbs(Verbs):
         remove_edges(connection, Node("version", self._qualified(found.name)))
         self._ready.pop(found.id, None)
 
+    def prepare(self, actor: Principal, name: str, reference: str) -> Version:
+        """Let a version be made ready that was only registered, or failed. Twice is once."""
+        with self._database.begin() as connection:
+            found = self._version(connection, name, reference)
+            resource = self._resource(found.model, found.owner_team)
+            authorize(actor, Action.REGISTER, resource)
+            if found.status == "external":
+                raise Conflict(
+                    f"The files of {found.name} are at {found.source_uri}, not here.",
+                    hint="Log the model here, or import it, to deploy it.",
+                )
+            if self.namespace != "default":
+                raise Conflict(
+                    f"Models of the namespace {self.namespace} don't serve.",
+                    hint="Copy the version: modelfleet versions copy",
+                )
+            if found.status in ("registered", "failed"):
+                store.set_version(connection, found.id, status="pending", reason="")
+                arguments = {"version_id": found.id}
+                key = f"{PREPARE}/{found.id}/{new_id()}"
+                self._jobs.enqueue(connection, PREPARE, key, arguments)
+                details = {"version": found.version}
+                audit.record(connection, actor, "request-preparation", resource, details)
+            return self._version_by_id(connection, found.id)
+
     # Written by the job that prepares a version ------------------------------------------------
+
+    def complete(
+        self, actor: Principal, version: Version, info: bytes, requested: Mapping[str, object]
+    ) -> Version:
+        """Keep what the model of a registered version said of itself."""
+        signature.read(info)
+        with self._database.begin() as connection:
+            store.set_version(
+                connection,
+                version.id,
+                info=msgspec.json.decode(info),
+                requested_environment=dict(requested),
+            )
+            resource = self._resource(version.model, version.owner_team)
+            details = {"version": version.version}
+            audit.record(connection, actor, "complete-version", resource, details)
+            return self._version_by_id(connection, version.id)
 
     def mark_ready(
         self,
