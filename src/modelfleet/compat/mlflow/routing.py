@@ -17,6 +17,7 @@ from modelfleet.compat.mlflow.errors import MlflowError, invalid
 from modelfleet.core.authorization import Principal
 from modelfleet.core.errors import Unauthenticated
 from modelfleet.registry import RegistryService
+from modelfleet.registry.tracking.service import TrackingService
 from modelfleet.wiring import Fleet
 
 API = ("/api/2.0/mlflow/", "/ajax-api/2.0/mlflow/")
@@ -33,6 +34,7 @@ class Call:
     caller: Principal
     namespace: str
     registry: RegistryService
+    tracking: TrackingService
     parameters: Mapping[str, Any]
     """the JSON body, or the query: a list where a name occurs more than once"""
     request: Request
@@ -100,9 +102,10 @@ def missing_parameter(name: str) -> MlflowError:
 
 
 def wrong_type(name: str, value: object) -> MlflowError:
+    shown = msgspec.json.encode(value).decode()[:200]
     return invalid(
-        f"Invalid value {value!r:.200} for parameter '{name}' supplied. See the API docs for more "
-        "information about request parameters."
+        f"Invalid value {shown} for parameter '{name}' supplied:  Hint: Value was of type "
+        f"'{type(value).__name__}'. See the API docs for more information about request parameters."
     )
 
 
@@ -210,9 +213,7 @@ async def parameters(request: Request) -> dict[str, Any]:
     if not body:
         return {}
     if kind not in ("application/json", ""):
-        raise MlflowError(
-            "BAD_REQUEST", "Bad Request. Content-Type must be one of ['application/json']."
-        )
+        raise invalid("Bad Request. Content-Type must be one of ['application/json'].")
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
