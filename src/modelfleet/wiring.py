@@ -32,6 +32,7 @@ from modelfleet.reconcile import Reconciler
 from modelfleet.reconcile.traffic import Serving, TrafficController
 from modelfleet.registry import BundleStore, RegistryService
 from modelfleet.registry.service import PREPARE
+from modelfleet.registry.tracking.service import TrackingService
 from modelfleet.rollouts.service import RolloutService
 from modelfleet.rollouts.ticks import EvidenceTicks
 from modelfleet.serving.beside import Beside
@@ -55,6 +56,7 @@ class Fleet:
     database: Database
     blobs: BlobStore
     registry: RegistryService
+    tracking: TrackingService
     lineage: LineageService
     identity: IdentityService
     endpoints: EndpointService
@@ -149,6 +151,7 @@ def build(settings: Settings) -> Fleet:
         database=database,
         blobs=blobs,
         registry=registry,
+        tracking=TrackingService(database, bundles),
         lineage=LineageService(database),
         identity=identity,
         endpoints=endpoints,

@@ -6,7 +6,8 @@
     ├── NotAllowed (403)         somebody we know may not do this
     ├── NotFound (404)
     ├── Conflict (409)           the state of things forbids it
-    │   └── Referenced (409)     something still uses it
+    │   ├── Referenced (409)     something still uses it
+    │   └── WrongState (409)     deleted or frozen things, for example, do not change
     ├── TooLarge (413)
     └── Unavailable (503)        a part that is needed is not there (yet)
 
@@ -88,6 +89,12 @@ class Referenced(Conflict):
     """Something still refers to this, so it can't be deleted."""
 
     slug = "referenced"
+
+
+class WrongState(Conflict):
+    """This is in a state that forbids it."""
+
+    slug = "wrong-state"
 
 
 class TooLarge(FleetError):

@@ -38,6 +38,11 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
+_ORDER = re.compile(
+    r"""\s*( (?:\w+\s*\.\s*)? (?: `[^`]+` | "[^"]+" | '[^']+' | [^\s`'"]+ | \w+\ name ) )
+    (?:\s+(ASC|DESC))?\s*""",
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -224,9 +229,9 @@ def parse_order(
     """Entity, key and whether ascending, of `key [ASC|DESC]`. keys: attributes that can order."""
     found: list[tuple[str, str, bool]] = []
     for entry in entries:
-        match = re.fullmatch(r"\s*(.+?)(?:\s+(ASC|DESC))?\s*", entry, re.IGNORECASE)
+        match = _ORDER.fullmatch(entry)
         if match is None:
-            raise InvalidInput(f"Invalid order_by clause '{entry[:200]}'.")
+            raise InvalidInput(f"Invalid order_by clause '{entry[:200]}'. Could not be parsed.")
         name = match[1]
         if "." not in name or name.startswith("`"):
             key = grammar.aliases.get(_bare(name), _bare(name))

@@ -12,17 +12,38 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelfleet.compat.mlflow import models, server, versions, webhooks
+from modelfleet.compat.mlflow import (
+    artifacts,
+    experiments,
+    logged_models,
+    metrics,
+    models,
+    runs,
+    server,
+    versions,
+    webhooks,
+)
 from modelfleet.compat.mlflow.errors import MlflowError, missing, shape, translate
 from modelfleet.compat.mlflow.routing import Call, credentials, find, parameters
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.errors import FleetError, NotFound
 from modelfleet.core.ids import new_id
 from modelfleet.registry import RegistryService
+from modelfleet.registry.tracking.service import TrackingService
 from modelfleet.wiring import Fleet
 
 log = structlog.get_logger(__name__)
-FAMILIES = (models, versions, webhooks, server)
+FAMILIES = (
+    experiments,
+    runs,
+    metrics,
+    logged_models,
+    artifacts,
+    models,
+    versions,
+    webhooks,
+    server,
+)
 """modules whose import declares routes"""
 _OURS = re.compile(
     r"/(?:ajax-)?api/\d\.\d/mlflow(?:-artifacts)?/.*"
@@ -33,7 +54,9 @@ _TENANT = re.compile(r"/t/([^/]+)(/.*)?")
 
 def wrap(app: ASGIApp, fleet: Fleet) -> ASGIApp:
     """`app`, with MLflow's addresses answered here; also below `/t/<namespace>/`."""
-    registries: dict[str, RegistryService] = {"default": fleet.registry}
+    rooms: dict[str, tuple[RegistryService, TrackingService]] = {
+        "default": (fleet.registry, fleet.tracking)
+    }
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,8 +85,8 @@ def wrap(app: ASGIApp, fleet: Fleet) -> ASGIApp:
                 nonlocal caller
                 if not found.public:
                     caller = fleet.identity.authenticate(credentials(request), correlation)
-                registry = _registry(namespace)
-                return Call(fleet, caller, namespace, registry, given, request, names)
+                registry, tracking = _rooms(namespace)
+                return Call(fleet, caller, namespace, registry, tracking, given, request, names)
 
             if found.streams:
                 call = await anyio.to_thread.run_sync(prepare)
@@ -80,16 +103,17 @@ def wrap(app: ASGIApp, fleet: Fleet) -> ASGIApp:
                 MlflowError("INTERNAL_ERROR", "Something went wrong; the log has the details.")
             )
 
-    def _registry(namespace: str) -> RegistryService:
-        known = registries.get(namespace)
+    def _rooms(namespace: str) -> tuple[RegistryService, TrackingService]:
+        known = rooms.get(namespace)
         if known is None:
             try:
-                known = fleet.registry.within(
+                registry = fleet.registry.within(
                     namespace, create=fleet.settings.registry.create_namespaces
                 )
             except NotFound as error:
                 raise missing(error.message) from error
-            registries[namespace] = known
+            known = registry, fleet.tracking.within(namespace, registry.namespace_id)
+            rooms[namespace] = known
         return known
 
     return serve

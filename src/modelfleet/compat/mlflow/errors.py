@@ -15,6 +15,7 @@ from modelfleet.core.errors import (
     TooLarge,
     Unauthenticated,
     Unavailable,
+    WrongState,
 )
 
 STATUS = {
@@ -30,6 +31,7 @@ STATUS = {
     "FEATURE_DISABLED": 501,
     "PERMISSION_DENIED": 403,
     "UNAUTHENTICATED": 401,
+    "RESOURCE_EXHAUSTED": 429,
     "TEMPORARILY_UNAVAILABLE": 503,
 }
 """codes of mlflow/protos/databricks.proto, and their statuses in mlflow/exceptions.py"""
@@ -55,6 +57,7 @@ def missing(message: str) -> MlflowError:
 
 _CODES: tuple[tuple[type[FleetError], str], ...] = (
     (Referenced, "RESOURCE_CONFLICT"),
+    (WrongState, "INVALID_STATE"),
     (Conflict, "RESOURCE_ALREADY_EXISTS"),
     (InvalidInput, "INVALID_PARAMETER_VALUE"),
     (TooLarge, "INVALID_PARAMETER_VALUE"),
@@ -66,7 +69,7 @@ _CODES: tuple[tuple[type[FleetError], str], ...] = (
 
 
 def translate(error: FleetError) -> MlflowError:
-    message = f"{error.message} {error.hint}".strip()
+    message = f"{error.message} {error.hint}" if error.hint else error.message
     for kind, code in _CODES:
         if isinstance(error, kind):
             return MlflowError(code, message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from modelfleet.compat.mlflow.errors import MlflowError, invalid
 from modelfleet.core.authorization import Principal
 from modelfleet.core.errors import Unauthenticated
 from modelfleet.registry import RegistryService
+from modelfleet.registry.tracking.service import TrackingService
 from modelfleet.wiring import Fleet
 
 API = ("/api/2.0/mlflow/", "/ajax-api/2.0/mlflow/")
@@ -34,6 +34,7 @@ class Call:
     caller: Principal
     namespace: str
     registry: RegistryService
+    tracking: TrackingService
     parameters: Mapping[str, Any]
     """the JSON body, or the query: a list where a name occurs more than once"""
     request: Request
@@ -101,7 +102,7 @@ def missing_parameter(name: str) -> MlflowError:
 
 
 def wrong_type(name: str, value: object) -> MlflowError:
-    shown = json.dumps(value)[:200] if isinstance(value, str) else repr(value)[:200]
+    shown = msgspec.json.encode(value).decode()[:200]
     return invalid(
         f"Invalid value {shown} for parameter '{name}' supplied:  Hint: Value was of type "
         f"'{type(value).__name__}'. See the API docs for more information about request parameters."

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from modelfleet.core.clock import iso, now_us
 from modelfleet.core.ids import new_id
+from modelfleet.registry import store as registry_store
+from modelfleet.registry.tracking import paths
 from modelfleet.registry.tracking.tables import (
+    dataset,
     experiment,
     metric_point,
     run,
+    run_input,
     run_metric,
+    run_model,
     run_parameter,
     run_tag,
 )
-from modelfleet.registry.tracking.types import Run
+from modelfleet.registry.tracking.types import Dataset, Input, ModelLink, Point, Run
+
+_CHUNK = 500
+"""ids in one condition"""
 
 
 def ensure_experiment(connection: sa.Connection, namespace_id: str, name: str) -> str:
@@ -96,37 +106,118 @@ def add_finished_run(
 
 
 def find_run(connection: sa.Connection, namespace_id: str, run_id: str) -> Run | None:
-    row = connection.execute(
-        sa.select(run, experiment.c.name.label("experiment"))
-        .join(experiment, experiment.c.id == run.c.experiment_id)
-        .where(run.c.id == run_id, experiment.c.namespace_id == namespace_id)
-    ).first()
-    if row is None:
-        return None
-    return Run(
-        id=row.id,
-        experiment_id=row.experiment_id,
-        experiment=row.experiment,
-        name=row.name,
-        user=row.user,
-        status=row.status,
-        parameters=_pairs(connection, run_parameter, run_id),
-        metrics={
-            r.key: float("nan") if r.is_nan else r.value
-            for r in connection.execute(
-                sa.select(run_metric).where(run_metric.c.run_id == run_id).order_by("key")
-            )
-        },
-        dataset=row.dataset,
-        git_commit=row.git_commit,
-        created_at=iso(row.created_at),
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        deleted_at=row.deleted_at,
-        tags=_pairs(connection, run_tag, run_id),
+    found = runs(
+        connection, sa.and_(run.c.id == run_id, experiment.c.namespace_id == namespace_id), limit=1
     )
+    return found[0] if found else None
 
 
-def _pairs(connection: sa.Connection, table: sa.Table, run_id: str) -> dict[str, str]:
-    query = sa.select(table.c.key, table.c.value).where(table.c.run_id == run_id)
-    return {row.key: row.value for row in connection.execute(query.order_by(table.c.key))}
+def artifact_uri() -> sa.ColumnElement[Any]:
+    """Of a run joined with its experiment, as SQL."""
+    return experiment.c.artifact_location + "/" + run.c.id + "/artifacts"
+
+
+def runs(
+    connection: sa.Connection,
+    condition: sa.ColumnElement[bool],
+    *,
+    order: Sequence[sa.ColumnElement[object]] = (),
+    joins: Sequence[tuple[sa.FromClause, sa.ColumnElement[bool]]] = (),
+    limit: int,
+    offset: int = 0,
+) -> list[Run]:
+    """Runs that meet `condition` (on the tables run and experiment), with all they logged.
+
+    joins: outer ones that `order` needs.
+    """
+    source: sa.FromClause = run.join(experiment, experiment.c.id == run.c.experiment_id)
+    for table, on in joins:
+        source = source.join(table, on, isouter=True)
+    query = (
+        sa.select(run, experiment.c.name.label("experiment"), experiment.c.number)
+        .add_columns(experiment.c.artifact_location)
+        .select_from(source)
+        .where(condition)
+        .order_by(*order)
+    )
+    rows = connection.execute(query.limit(limit).offset(offset)).all()
+    ids = [row.id for row in rows]
+    parameters = registry_store.tags_of(connection, run_parameter, ids)
+    tags = registry_store.tags_of(connection, run_tag, ids)
+    points = _points(connection, ids)
+    inputs = _inputs(connection, ids)
+    models = _models(connection, ids)
+    return [
+        Run(
+            id=row.id,
+            experiment_id=row.experiment_id,
+            experiment=row.experiment,
+            name=row.name,
+            user=row.user,
+            status=row.status,
+            parameters=parameters.get(row.id, {}),
+            metrics={one.key: one.value for one in points.get(row.id, ())},
+            dataset=row.dataset,
+            git_commit=row.git_commit,
+            created_at=iso(row.created_at),
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            deleted_at=row.deleted_at,
+            tags=tags.get(row.id, {}),
+            experiment_number=row.number,
+            artifact_uri=paths.join(row.artifact_location, row.id, "artifacts"),
+            points=points.get(row.id, ()),
+            inputs=inputs.get(row.id, ()),
+            models=models.get(row.id, ()),
+        )
+        for row in rows
+    ]
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
+
+
+def _points(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[Point]]:
+    found: dict[str, list[Point]] = {}
+    columns = run_metric.c
+    for chunk in _chunks(ids):
+        query = sa.select(run_metric).where(columns.run_id.in_(chunk)).order_by(columns.key)
+        for row in connection.execute(query):
+            point = Point(
+                row.key, math.nan if row.is_nan else row.value, row.timestamp_ms, row.step
+            )
+            found.setdefault(row.run_id, []).append(point)
+    return found
+
+
+def _inputs(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[Input]]:
+    found: dict[str, list[Input]] = {}
+    for chunk in _chunks(ids):
+        query = (
+            sa.select(run_input.c.run_id, run_input.c.tags, dataset)
+            .join(dataset, dataset.c.id == run_input.c.dataset_id)
+            .where(run_input.c.run_id.in_(chunk))
+            .order_by(dataset.c.id)
+        )
+        for row in connection.execute(query):
+            read = Dataset(
+                row.name, row.digest, row.source_type, row.source, row.schema, row.profile
+            )
+            found.setdefault(row.run_id, []).append(Input(read, row.tags))
+    return found
+
+
+def _models(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[ModelLink]]:
+    found: dict[str, list[ModelLink]] = {}
+    columns = run_model.c
+    for chunk in _chunks(ids):
+        query = (
+            sa.select(run_model)
+            .where(columns.run_id.in_(chunk))
+            .order_by(columns.step, columns.logged_model_id)
+        )
+        for row in connection.execute(query):
+            link = ModelLink(row.logged_model_id, row.direction, row.step)
+            found.setdefault(row.run_id, []).append(link)
+    return found

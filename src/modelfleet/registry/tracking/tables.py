@@ -110,6 +110,7 @@ run_input = sa.Table(
     sa.Column("run_id", sa.ForeignKey("run.id"), primary_key=True),
     sa.Column("dataset_id", sa.ForeignKey("dataset.id"), primary_key=True),
     sa.Column("tags", Json, nullable=False),
+    sa.Column("context", sa.String(500), nullable=False),
 )
 
 run_model = sa.Table(
@@ -164,10 +165,10 @@ logged_model_metric = sa.Table(
     sa.Column("key", sa.String(250), primary_key=True),
     sa.Column("dataset_name", sa.String(500), primary_key=True),
     sa.Column("dataset_digest", sa.String(64), primary_key=True),
+    sa.Column("timestamp_ms", sa.BigInteger, primary_key=True),
+    sa.Column("step", sa.BigInteger, primary_key=True),
     sa.Column("value", sa.Double, nullable=False),
     sa.Column("is_nan", sa.Boolean, nullable=False),
-    sa.Column("timestamp_ms", sa.BigInteger, nullable=False),
-    sa.Column("step", sa.BigInteger, nullable=False),
 )
 
 # The mutable files of runs and logged models, by the path that clients use:
