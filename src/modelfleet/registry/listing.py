@@ -7,9 +7,9 @@ thousands are made of summaries.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from modelfleet.core.authorization import Action, Principal, authorize
@@ -53,8 +53,7 @@ _VERSION_COLUMNS: dict[str, sa.ColumnElement[object]] = {
 }
 
 
-@dataclass(frozen=True)
-class VersionSummary:
+class VersionSummary(msgspec.Struct, frozen=True):
     id: str
     model_id: str
     model: str
@@ -75,11 +74,10 @@ class VersionSummary:
     updated_at: int
     """microseconds since 1970"""
     aliases: tuple[str, ...] = ()
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = {}
 
 
-@dataclass(frozen=True)
-class ModelSummary:
+class ModelSummary(msgspec.Struct, frozen=True):
     id: str
     name: str
     owner_team: str
@@ -173,7 +171,7 @@ class ListingVerbs(VersionVerbs):
         keys = frozenset(_MODEL_COLUMNS)
         order = _order(filters.parse_order(order_by, MODELS, keys), _MODEL_COLUMNS)
         conditions = [
-            model.c.namespace_id == self.namespace_id,
+            self._inside(comparisons),
             store.readable_by(actor.teams(Action.READ)),
             *_conditions(comparisons, _MODEL_COLUMNS, model_tag, model.c.id),
         ]
@@ -201,7 +199,7 @@ class ListingVerbs(VersionVerbs):
         keys = frozenset({"name", *VERSIONS.numbers})
         order = _order(filters.parse_order(order_by, VERSIONS, keys), _VERSION_COLUMNS)
         conditions = [
-            model.c.namespace_id == self.namespace_id,
+            self._inside(comparisons),
             store.readable_by(actor.teams(Action.READ)),
             *_conditions(comparisons, _VERSION_COLUMNS, version_tag, model_version.c.id),
         ]
@@ -216,6 +214,13 @@ class ListingVerbs(VersionVerbs):
         )
         with self._database.read() as connection:
             return _versions(connection, query)
+
+    def _inside(self, comparisons: Sequence[Comparison]) -> sa.ColumnElement[bool]:
+        """In this namespace. A search by tag begins with the tag: the namespace, which holds for
+        nearly all rows, must not look like a way to find them."""
+        by_tag = any(one.entity == "tag" and one.operator == "=" for one in comparisons)
+        own = model.c.namespace_id
+        return (own.concat("") if by_tag else own) == self.namespace_id
 
     def summarise_model(self, actor: Principal, name: str) -> ModelSummary:
         with self._database.read() as connection:
@@ -347,16 +352,12 @@ def _latest(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[Ver
 def _versions(
     connection: sa.Connection, query: sa.Select[Any], given: Mapping[str, object] | None = None
 ) -> list[VersionSummary]:
-    plain = [VersionSummary(*row) for row in connection.execute(query, given or {})]
-    ids = [one.id for one in plain]
+    rows = connection.execute(query, given or {}).all()
+    ids = [row[0] for row in rows]
     tags = store.tags_of(connection, version_tag, ids)
     names: dict[str, list[str]] = {}
     for chunk in store.chunks(ids):
         for version_id, name in connection.execute(_NAMES, {"versions": list(chunk)}):
             names.setdefault(version_id, []).append(name)
-    if not tags and not names:
-        return plain
-    return [
-        replace(one, tags=tags.get(one.id, {}), aliases=tuple(names.get(one.id, ())))
-        for one in plain
-    ]
+    made: Any = VersionSummary  # its fields are the columns, in their order
+    return [made(*row, tuple(names.get(row[0], ())), tags.get(row[0], {})) for row in rows]
