@@ -22,7 +22,9 @@ from modelfleet.api import (
     quarantine,
     registry,
     serving,
+    standing,
     tuning,
+    webhooks,
 )
 from modelfleet.client.transport import ports_of
 from modelfleet.compat import mlflow
@@ -44,6 +46,8 @@ def create_app(fleet: Fleet) -> FastAPI:
     base.install(app)
     for module in (
         registry,
+        standing,
+        webhooks,
         serving,
         tuning,
         batches,
