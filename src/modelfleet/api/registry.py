@@ -134,7 +134,8 @@ def delete_model(fleet: FleetDep, caller: Caller, name: str) -> None:
 @router.post("/models/{name}/versions", status_code=201, **permits(Action.REGISTER))
 def register(fleet: FleetDep, caller: Caller, name: str, body: VersionBody) -> Version:
     entries = tuple(Entry(**entry.model_dump()) for entry in body.entries)
-    if not any(entry.path == "bundle.json" for entry in entries):
+    paths = {entry.path for entry in entries}
+    if "MLmodel" in paths and "bundle.json" not in paths:
         return _register_as_logged(fleet, caller, name, body, entries)
     given = body.model_dump(exclude={"entries", "requirements", "uses", "source_uri"})
     new = NewVersion(

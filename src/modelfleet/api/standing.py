@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelfleet.api.base import Caller, FleetDep, permits
-from modelfleet.core.authorization import Action
+from modelfleet.core.authorization import Action, Resource, authorize_somewhere
 from modelfleet.core.errors import NotFound
 from modelfleet.registry import Model, Version
 from modelfleet.registry.garbage import GRACE_SECONDS, Collected
@@ -144,6 +144,7 @@ def collect_garbage(fleet: FleetDep, caller: Caller, body: GarbageBody) -> Colle
 
 @router.get("/stages", **permits(Action.READ))
 def stages(fleet: FleetDep, caller: Caller) -> list[Stage]:
+    authorize_somewhere(caller, Action.READ, Resource("stage", "*"))
     return fleet.registry.list_stages()
 
 
