@@ -22,6 +22,7 @@ from modelfleet.api import (
     quarantine,
     registry,
     serving,
+    tracking,
     tuning,
 )
 from modelfleet.client.transport import ports_of
@@ -44,6 +45,7 @@ def create_app(fleet: Fleet) -> FastAPI:
     base.install(app)
     for module in (
         registry,
+        tracking,
         serving,
         tuning,
         batches,
@@ -64,7 +66,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     fleet: Fleet = app.state.fleet
     fleet.jobs.start()
     fleet.reconciler.start()
+    fleet.dispatcher.start()
     yield
+    fleet.dispatcher.stop()
     fleet.reconciler.stop()
     fleet.jobs.stop()
     fleet.converters.close()

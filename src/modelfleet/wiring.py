@@ -16,12 +16,15 @@ from modelfleet.core.jobs import Handler, LocalJobRunner
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
 from modelfleet.core.migrate import migrate
+from modelfleet.core.sealing import Sealer
 from modelfleet.core.settings import Settings
 from modelfleet.engines.engine import Engine
 from modelfleet.engines.local import confined
 from modelfleet.engines.local.confine import Confinement
 from modelfleet.engines.local.engine import LocalEngine
+from modelfleet.events import Dispatcher, WebhookService
 from modelfleet.gates import PrepareService
+from modelfleet.gates.completion import Completer
 from modelfleet.identity import IdentityService
 from modelfleet.lineage import LineageService
 from modelfleet.monitoring import LiveVersion, MonitoringService
@@ -70,6 +73,8 @@ class Fleet:
     prepare: PrepareService
     batches: BatchService
     tuning: TuningService
+    webhooks: WebhookService
+    dispatcher: Dispatcher
 
 
 def build(settings: Settings) -> Fleet:
@@ -91,7 +96,10 @@ def build(settings: Settings) -> Fleet:
     environments = EnvironmentBuilder(layout)
     confinement = _confinement(settings)
     converters = Converters(layout.worker_package, confinement)
-    prepare = PrepareService(layout, database, registry, bundles, environments, converters)
+    completer = Completer(layout, bundles, environments, confinement)
+    prepare = PrepareService(
+        layout, database, registry, bundles, environments, converters, completer
+    )
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
     gateway = GatewayFiles(layout, limits=Limits.of(settings.serving), tls=settings.tls)
     monitoring = MonitoringService(database, evidence, settings)
@@ -136,6 +144,7 @@ def build(settings: Settings) -> Fleet:
         ],
         settings.reconcile.interval_seconds,
     )
+    sealer, private = Sealer(layout.sealing_key), settings.registry.private_webhooks
     return Fleet(
         settings=settings,
         layout=layout,
@@ -159,6 +168,10 @@ def build(settings: Settings) -> Fleet:
         prepare=prepare,
         batches=batches,
         tuning=tuning,
+        webhooks=WebhookService(
+            database, sealer, registry.namespace, registry.namespace_id, private=private
+        ),
+        dispatcher=Dispatcher(database, sealer, private=private),
     )
 
 

@@ -14,6 +14,7 @@ from modelfleet.core.blobs import FolderBlobStore
 from modelfleet.core.errors import FleetError, InvalidInput, Unavailable
 from modelfleet.core.ids import digest
 from modelfleet.gates import PrepareService, list_runs
+from modelfleet.gates.completion import Completer
 from modelfleet.registry import BundleStore, Environment, Version
 from modelfleet.registry.bundles import Entry, manifest
 from modelfleet.serving.compile import Conversion, Converters, Parity, Speed
@@ -91,6 +92,7 @@ def prepare(fleet: Fleet, registrar: Registrar) -> Prepare:
             bundles,
             cast(EnvironmentBuilder, fakes),
             cast(Converters, fakes),
+            cast(Completer, fakes),
         )
         arguments = {"version_id": made.id}
         try:
@@ -231,6 +233,7 @@ def test_trouble_of_ours_is_tried_again_before_it_is_failed(
         bundles,
         cast(EnvironmentBuilder, fakes),
         cast(Converters, fakes),
+        cast(Completer, fakes),
     )
     with pytest.raises(Unavailable):
         service.prepare({"version_id": made.id})
@@ -262,6 +265,7 @@ def test_progress_is_told_while_it_is_made_and_not_after(
         BundleStore(fleet.layout, FolderBlobStore(fleet.layout.blobs)),
         cast(EnvironmentBuilder, fakes),
         cast(Converters, fakes),
+        cast(Completer, fakes),
     )
     assert service.progress(made.id) is None
     service.prepare({"version_id": made.id})

@@ -94,7 +94,12 @@ def test_promotion(fleet: Fleet, churn: Registrar) -> None:
 
 
 def test_stages_of_the_team(fleet: Fleet, churn: Registrar) -> None:
-    assert [one.name for one in fleet.registry.list_stages()] == ["dev", "staging", "prod"]
+    assert [one.name for one in fleet.registry.list_stages()] == [
+        "dev",
+        "staging",
+        "prod",
+        "archived",
+    ]
     with pytest.raises(NotAllowed):
         fleet.registry.set_stage(SCIENTIST, "qa", 2, False)
     fleet.registry.set_stage(ADMIN, "qa", 2, False)
@@ -198,7 +203,7 @@ def test_namespaces_know_nothing_of_each_other(fleet: Fleet, churn: Registrar) -
         lab.get_run(ADMIN, run or "")
     assert fleet.registry.within("lab").get_model(ADMIN, "churn").versions == 0
     assert fleet.registry.get_model(ADMIN, "churn").versions == 5
-    assert [one.name for one in lab.list_stages()] == ["dev", "staging", "prod"]
+    assert [one.name for one in lab.list_stages()] == ["dev", "staging", "prod", "archived"]
     assert audit.events(fleet.database)[0].resource == "lab/churn"
     for name in ("", "a/b", "..", "x" * 70):
         with pytest.raises(InvalidInput):

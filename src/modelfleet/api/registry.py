@@ -157,6 +157,12 @@ def get_version(fleet: FleetDep, caller: Caller, name: str, version: str) -> Ver
     )
 
 
+@router.post("/models/{name}/versions/{version}/prepare", **permits(Action.REGISTER))
+def prepare(fleet: FleetDep, caller: Caller, name: str, version: str) -> Version:
+    """Make a version ready that was only registered, as MLflow's clients do, or that failed."""
+    return fleet.registry.prepare(caller, name, version)
+
+
 @router.delete("/models/{name}/versions/{version}", status_code=204, **permits(Action.DELETE))
 def delete_version(fleet: FleetDep, caller: Caller, name: str, version: str) -> None:
     fleet.registry.delete_version(caller, name, version)

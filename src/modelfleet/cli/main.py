@@ -24,6 +24,8 @@ _COMMANDS = {
     "models": ("registry", "Models: list, show, create, update, delete."),
     "versions": ("registry", "Versions: list, show, register, delete, lineage."),
     "aliases": ("registry", "Aliases: set, delete."),
+    "experiments": ("tracking", "Experiments: list."),
+    "runs": ("tracking", "Training runs: list, show."),
     "endpoints": ("serving", "Endpoints: list, show, create, traffic, delete."),
     "gateway": ("gateway", "Explain what the gateway does with requests."),
     "quarantine": ("quarantine", "Versions that crashed too often: list, release."),

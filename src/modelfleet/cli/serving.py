@@ -165,6 +165,7 @@ def _json(file: Any, what: str) -> Any:
 def _start(
     connection: Client, body: Mapping[str, object], endpoint: str | None, wait: bool, as_json: bool
 ) -> None:
+    connection.prepare(str(body["model"]), str(body["version"]))
     found: Any = connection.api.post("/v1/rollouts", {**body, "endpoint": endpoint})
     if wait:
         ended = connection.wait_for_rollout(found["id"])

@@ -316,6 +316,17 @@ class Client:
                 line.say(str(said.progress or "waiting for its turn"))
                 time.sleep(0.25)
 
+    def prepare(self, model: str, version: str, *, again: bool = False) -> Version:
+        """Make a version ready that was only registered (by an MLflow client), and wait.
+
+        again: also one that failed. Others are left as they are.
+        """
+        found = _as(VersionState, self.api.get(f"/v1/models/{model}/versions/{version}")).version
+        if found.status != "registered" and not (again and found.status == "failed"):
+            return found
+        self.api.post(f"/v1/models/{model}/versions/{found.version}/prepare")
+        return self.wait_until_ready(model, found.version)
+
     # Serving -----------------------------------------------------------------------------------
 
     def deploy(
@@ -329,6 +340,7 @@ class Client:
         **spec: object,
     ) -> Rollout:
         """Roll a version out to the endpoint (by default named as the model; made if new)."""
+        self.prepare(model, version)
         body = {"model": model, "version": version, "endpoint": endpoint or model}
         found = self.api.post("/v1/rollouts", {**body, "spec": {"strategy": strategy, **spec}})
         made = _as(Rollout, found)

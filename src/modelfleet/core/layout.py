@@ -147,6 +147,11 @@ class Layout:
         return self.run / "batches" / f"{batch}.progress.json"
 
     @property
+    def sealing_key(self) -> Path:
+        """Opens the secrets that lie in the database."""
+        return self.keys / "sealing.key"
+
+    @property
     def pipelines_key(self) -> Path:
         return self.keys / "pipelines.key"
 

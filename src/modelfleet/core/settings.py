@@ -25,6 +25,8 @@ class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     create_namespaces: bool = False
     """A namespace (`/t/<name>`) exists as soon as somebody names it. For tests and development."""
+    default_team: str = "unassigned"
+    """Owner of models that a client registers without naming a team."""
     private_webhooks: bool = False
     """Webhooks may be delivered to private and local addresses. For tests and development."""
 

@@ -21,11 +21,12 @@ from modelfleet.core.errors import FleetError, InvalidInput
 from modelfleet.core.ids import digest
 from modelfleet.core.layout import Layout
 from modelfleet.gates import store
+from modelfleet.gates.completion import Completer
 from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.registry import BundleStore, Entry, Environment, RegistryService, Variant, Version
 from modelfleet.serving.compile import Conversion, Converters
 from modelfleet.serving.environments import EnvironmentBuilder
-from modelfleet.serving.progress import Progress
+from modelfleet.serving.progress import Progress, Report
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,7 @@ class PrepareService:
         bundles: BundleStore,
         environments: EnvironmentBuilder,
         converters: Converters,
+        completer: Completer,
     ) -> None:
         self._layout = layout
         self._database = database
@@ -46,6 +48,7 @@ class PrepareService:
         self._bundles = bundles
         self._environments = environments
         self._converters = converters
+        self._completer = completer
         self._progress: dict[str, Progress] = {}
 
     def progress(self, version_id: str) -> Progress | None:
@@ -72,12 +75,14 @@ class PrepareService:
                 self._registry.mark_failed(SYSTEM, version, reason)
 
     def _prepare(self, version: Version) -> None:
+        report = partial(self._progress.__setitem__, version.id)
+        entries = self._registry.entries(version.bundle_digest)
+        if not any(entry.path == "bundle.json" for entry in entries):
+            version, entries = self._complete(version, entries, report)
         wanted = version.requested_environment
         requirements = msgspec.convert(wanted["requirements"], list[str])
-        report = partial(self._progress.__setitem__, version.id)
         environment = self._environments.resolve(requirements, str(wanted["python"]), report)
         python = self._environments.converter_python(environment, version.info.runtime, report)
-        entries = self._registry.entries(version.bundle_digest)
         folder = self._bundles.materialise(entries)
         out = Path(tempfile.mkdtemp(prefix="modelfleet-compile-"))
         try:
@@ -97,6 +102,15 @@ class PrepareService:
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
+    def _complete(
+        self, version: Version, entries: Sequence[Entry], report: Report
+    ) -> tuple[Version, tuple[Entry, ...]]:
+        """The version with what its model said of itself, and the files that serve it."""
+        made = self._completer.complete(version, entries, report)
+        info = self._bundles.read(made.entries, "bundle.json")
+        wanted = {"requirements": list(made.requirements), "python": made.python}
+        return self._registry.complete(SYSTEM, version, info, wanted), made.entries
+
     def _fail(self, version: Version, gate: str, reason: str) -> None:
         self._save(version, [GateRun(gate, Verdict.FAIL, reason, {})])
         self._registry.mark_failed(SYSTEM, version, reason)
@@ -110,7 +124,8 @@ class PrepareService:
         compiled: Path,
     ) -> None:
         evidence = msgspec.to_builtins(result)
-        source = Variant("source", version.bundle_digest, environment.digest, evidence)
+        source_digest = self._bundles.check(entries)
+        source = Variant("source", source_digest, environment.digest, evidence)
         variants: list[tuple[Variant, Sequence[Entry]]] = [(source, entries)]
         if result.converted:
             made = self._bundles.take(compiled)

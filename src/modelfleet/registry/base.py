@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import sqlalchemy as sa
 
 from modelfleet.core.authorization import Resource
@@ -10,8 +12,16 @@ from modelfleet.core.errors import InvalidInput, NotFound
 from modelfleet.core.jobs import JobRunner
 from modelfleet.registry import ranges, semver, store
 from modelfleet.registry.bundles import BundleStore
-from modelfleet.registry.tables import alias, model, model_version
+from modelfleet.registry.tables import alias, model, model_tag, model_version
 from modelfleet.registry.types import DEFAULT_NAMESPACE_ID, Model, Version
+
+PROMPT_TAG = "mlflow.prompt.is_prompt"
+"""Prompts are models with this tag; searches hide them unless they ask for it."""
+
+
+def prompt_mark(tags: Mapping[str, str]) -> dict[str, object]:
+    """What audit events of a prompt say beside their own details."""
+    return {"prompt": True} if tags.get(PROMPT_TAG, "").lower() == "true" else {}
 
 
 class Verbs:
@@ -38,6 +48,9 @@ class Verbs:
 
     def _qualified(self, name: str) -> str:
         return name if self.namespace == "default" else f"{self.namespace}/{name}"
+
+    def _mark(self, connection: sa.Connection, model_id: str) -> dict[str, object]:
+        return prompt_mark(store.tags_of(connection, model_tag, [model_id]).get(model_id, {}))
 
     def _model(self, connection: sa.Connection, name: str) -> Model:
         found = store.find_model(connection, self.namespace_id, name)

@@ -31,8 +31,8 @@ _TOKEN = re.compile(
         | (?:NOT\s+)?(?:LIKE|ILIKE|IN)\b | IS\s+NOT\s+NULL\b | IS\s+NULL\b )
     | (?P<and> AND\b )
     | (?P<number> [-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]) )
-    | (?P<name> [A-Za-z_][\w]*(?:\s[nN]ame)?\s*\.\s*(?:`[^`]+`|"[^"]+"|'[^']+'|[\w./:-]+)
-        | `[^`]+` | [A-Za-z_]\w*(?:\ [nN]ame)? )
+    | (?P<name> [A-Za-z_]\w*\s*\.\s*(?:`[^`]+`|"[^"]+"|'[^']+'|[\w./:-]+)
+        | `[^`]+` | run\ name | [A-Za-z_]\w* )
     | (?P<text> '[^']*' | "[^"]*" )
     | (?P<open> \( ) | (?P<close> \) ) | (?P<comma> , ) | (?P<end> ; )
     )""",
@@ -126,7 +126,7 @@ def parse(text: str | None, grammar: Grammar) -> tuple[Comparison, ...]:
         if position == len(tokens):
             return tuple(found)
         if tokens[position][0] != "and":
-            raise _invalid(_rest(tokens, position))
+            raise _invalid(tokens[position][1])
         position += 1
 
 
@@ -157,7 +157,8 @@ def _comparison(
         )
     if operator not in allowed:
         raise InvalidInput(
-            f"Invalid comparator for {entity} '{key}': {operator}. Valid are {sorted(allowed)}"
+            f"Invalid comparator for {entity}: {operator}. '{key}' may be compared by "
+            f"{sorted(allowed)}"
         )
     position += 2
     if operator in NULL_OPERATORS:
@@ -174,6 +175,11 @@ def _comparison(
             raise InvalidInput(f"Expected numeric value type for {numeric}. Found {raw}")
         return Comparison(entity, key, operator, _number(raw)), position + 1
     if kind != "text":
+        if kind == "name":
+            raise InvalidInput(
+                "Parameter value is either not quoted or unidentified quote types used for string "
+                f"value {raw}. Use either single or double quotes."
+            )
         what = "attributes" if entity == "attribute" else f"{entity} (e.g. 'my-value')"
         raise InvalidInput(f"Expected a quoted string value for {what}. Got value {raw}")
     return Comparison(entity, key, operator, raw[1:-1]), position + 1

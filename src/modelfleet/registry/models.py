@@ -15,6 +15,7 @@ from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Referenced
 from modelfleet.core.ids import new_id
 from modelfleet.lineage import Node, edges_from, rename_node
 from modelfleet.registry import store
+from modelfleet.registry.base import prompt_mark
 from modelfleet.registry.tables import alias, model, model_tag, model_version
 from modelfleet.registry.types import CRITICALITIES, ISOLATIONS, Model, Placement
 from modelfleet.registry.versions import VersionVerbs
@@ -64,7 +65,7 @@ class ModelVerbs(VersionVerbs):
                 )
             )
             store.replace_tags(connection, model_tag, model_id, tags or {})
-            details = values | {"tags": dict(tags or {})}
+            details = values | {"tags": dict(tags or {})} | prompt_mark(tags or {})
             audit.record(connection, actor, "create-model", resource, details)
             return self._model(connection, name)
 
@@ -153,7 +154,7 @@ class ModelVerbs(VersionVerbs):
             authorize(actor, Action.REGISTER, resource)
             store.set_tag(connection, model_tag, row.id, key, value)
             store.touch_model(connection, row.id)
-            details = {"key": key, "value": value[:1000]}
+            details = {"key": key, "value": value[:1000]} | self._mark(connection, row.id)
             audit.record(connection, actor, "set-model-tag", resource, details)
 
     def delete_model_tag(self, actor: Principal, name: str, key: str) -> None:
@@ -163,7 +164,8 @@ class ModelVerbs(VersionVerbs):
             authorize(actor, Action.REGISTER, resource)
             store.delete_tag(connection, model_tag, row.id, key)
             store.touch_model(connection, row.id)
-            audit.record(connection, actor, "delete-model-tag", resource, {"key": key})
+            details = {"key": key} | self._mark(connection, row.id)
+            audit.record(connection, actor, "delete-model-tag", resource, details)
 
     def get_model(self, actor: Principal, name: str) -> Model:
         with self._database.read() as connection:

@@ -6,7 +6,8 @@ import re
 
 from modelfleet.core.errors import InvalidInput, NotFound
 from modelfleet.registry import store
-from modelfleet.registry.models import ModelVerbs
+from modelfleet.registry.adoption import AdoptionVerbs
+from modelfleet.registry.listing import ListingVerbs
 from modelfleet.registry.standing import StandingVerbs
 from modelfleet.registry.versions import PREPARE
 
@@ -15,7 +16,7 @@ __all__ = ["PREPARE", "RegistryService"]
 _NAMESPACE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
-class RegistryService(StandingVerbs, ModelVerbs):
+class RegistryService(StandingVerbs, ListingVerbs, AdoptionVerbs):
     """Every mutation is authorized and audited in its own transaction."""
 
     def within(self, namespace: str, *, create: bool = False) -> RegistryService:

@@ -62,7 +62,7 @@ class StandingVerbs(VersionVerbs):
                 "sequence": found.sequence,
                 "before": before,
                 "protected": keep,
-            }
+            } | self._mark(connection, found.model_id)
             audit.record(connection, actor, "set-alias", resource, details)
             return self._version_by_id(connection, found.id)
 
@@ -98,7 +98,8 @@ class StandingVerbs(VersionVerbs):
                 raise NotFound(f"{name} has no alias {alias_name}.")
             connection.execute(sa.delete(alias).where(own))
             store.touch_model(connection, found.id)
-            audit.record(connection, actor, "delete-alias", resource, {"alias": alias_name})
+            details = {"alias": alias_name} | self._mark(connection, found.id)
+            audit.record(connection, actor, "delete-alias", resource, details)
 
     # Stages ------------------------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ class StandingVerbs(VersionVerbs):
     ) -> Version:
         """Move a version into a stage; empty takes it out of all. Several may share a stage.
 
-        `replace` takes every other version of the model out of that stage. A version that failed
+        `replace` archives every other version of the model in that stage. A version that failed
         or was retired can't be promoted; a protected stage asks for the right to roll out.
         """
         with self._database.begin() as connection:
@@ -169,7 +170,7 @@ class StandingVerbs(VersionVerbs):
                     model_version.c.stage == to,
                     model_version.c.id != found.id,
                 )
-                connection.execute(sa.update(model_version).where(others).values(stage=""))
+                connection.execute(sa.update(model_version).where(others).values(stage="archived"))
             store.set_version(connection, found.id, stage=to)
             store.touch_model(connection, found.model_id)
             details = {"version": found.version, "sequence": found.sequence}
@@ -202,8 +203,9 @@ class StandingVerbs(VersionVerbs):
             authorize(actor, Action.REGISTER, resource)
             store.set_tag(connection, version_tag, found.id, key, value)
             store.set_version(connection, found.id)
-            details = {"version": found.version, "sequence": found.sequence}
+            details: dict[str, object] = {"version": found.version, "sequence": found.sequence}
             details |= {"key": key, "value": value[:1000]}
+            details |= self._mark(connection, found.model_id)
             audit.record(connection, actor, "set-version-tag", resource, details)
             return self._version_by_id(connection, found.id)
 
@@ -214,7 +216,9 @@ class StandingVerbs(VersionVerbs):
             authorize(actor, Action.REGISTER, resource)
             store.delete_tag(connection, version_tag, found.id, key)
             store.set_version(connection, found.id)
-            details = {"version": found.version, "sequence": found.sequence, "key": key}
+            details: dict[str, object] = {"version": found.version, "sequence": found.sequence}
+            details["key"] = key
+            details |= self._mark(connection, found.model_id)
             audit.record(connection, actor, "delete-version-tag", resource, details)
 
     # Lifecycle ---------------------------------------------------------------------------------

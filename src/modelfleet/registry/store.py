@@ -39,6 +39,10 @@ _CHUNK = 500
 """ids in one condition"""
 
 
+STAGES = (("dev", False), ("staging", False), ("prod", True), ("archived", False))
+"""of a new namespace, and whether they are protected"""
+
+
 def find_namespace(connection: sa.Connection, name: str) -> str | None:
     return connection.execute(sa.select(namespace.c.id).where(namespace.c.name == name)).scalar()
 
@@ -46,9 +50,7 @@ def find_namespace(connection: sa.Connection, name: str) -> str | None:
 def add_namespace(connection: sa.Connection, name: str) -> str:
     made = new_id()
     connection.execute(sa.insert(namespace).values(id=made, name=name, created_at=now_us()))
-    for position, (stage_name, protected) in enumerate(
-        (("dev", False), ("staging", False), ("prod", True)), 1
-    ):
+    for position, (stage_name, protected) in enumerate(STAGES, 1):
         connection.execute(
             sa.insert(stage).values(
                 namespace_id=made, name=stage_name, position=position, protected=protected
@@ -124,7 +126,7 @@ def models(
     ids = [r.id for r in rows]
     tags = tags_of(connection, model_tag, ids)
     aliases: dict[str, dict[str, str]] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         named = (
             sa.select(alias.c.model_id, alias.c.name, model_version.c.semver)
             .join(model_version, model_version.c.id == alias.c.version_id)
@@ -153,7 +155,7 @@ def models(
     ]
 
 
-def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+def chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
 
 
@@ -163,7 +165,7 @@ def tags_of(
     """Rows of an owner, key, value table by owner; `ids` are the owners."""
     owner = next(iter(table.primary_key))
     found: dict[str, dict[str, str]] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         rows = connection.execute(
             sa.select(owner, table.c.key, table.c.value)
             .where(owner.in_(chunk))
@@ -232,7 +234,7 @@ def versions(
     rows = connection.execute(query.limit(limit) if limit is not None else query).all()
     ids = [r.id for r in rows]
     names: dict[str, list[str]] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         named = sa.select(alias.c.version_id, alias.c.name).where(alias.c.version_id.in_(chunk))
         for row in connection.execute(named.order_by(alias.c.name)):
             names.setdefault(row.version_id, []).append(row.name)
@@ -326,7 +328,7 @@ def find_environment(connection: sa.Connection, digest: str) -> Environment | No
 
 def variants(connection: sa.Connection, version_ids: Sequence[str]) -> dict[str, list[Variant]]:
     found: dict[str, list[Variant]] = {}
-    for chunk in _chunks(version_ids):
+    for chunk in chunks(version_ids):
         query = sa.select(variant).where(variant.c.version_id.in_(chunk))
         for r in connection.execute(query.order_by(variant.c.kind.desc())):
             one = Variant(r.kind, r.bundle_digest, r.environment_digest, r.evidence)

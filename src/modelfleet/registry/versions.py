@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
 
 from modelfleet.core import audit
-from modelfleet.core.authorization import Action, Principal, authorize
+from modelfleet.core.authorization import Action, Principal, authorize, authorize_somewhere
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import Conflict, NotFound, Referenced
 from modelfleet.core.ids import new_id
 from modelfleet.lineage import Node, add_edge, remove_edges
 from modelfleet.registry import semver, signature, store
-from modelfleet.registry.base import Verbs
+from modelfleet.registry.base import Verbs, prompt_mark
 from modelfleet.registry.bundles import Entry
 from modelfleet.registry.tables import alias, model, model_version, variant, version_tag
 from modelfleet.registry.tracking import store as tracking
@@ -49,6 +49,7 @@ class VersionVerbs(Verbs):
                 actor,
                 found,
                 number,
+                new.tags,
                 status="pending",
                 bundle_digest=digest,
                 requested_environment={
@@ -63,7 +64,6 @@ class VersionVerbs(Verbs):
                 code=dict(new.code) if new.code else None,
                 hardware=dict(new.hardware) if new.hardware else None,
             )
-            store.replace_tags(connection, version_tag, version_id, new.tags)
             self._draw_lineage(connection, found.name, number, run_id, new)
             self._jobs.enqueue(
                 connection, PREPARE, f"{PREPARE}/{version_id}", {"version_id": version_id}
@@ -76,6 +76,7 @@ class VersionVerbs(Verbs):
         actor: Principal,
         found: Model,
         number: semver.Semver,
+        tags: Mapping[str, str],
         **values: object,
     ) -> str:
         """The row of a new version, its sequence number and its audit event; the new id."""
@@ -100,11 +101,16 @@ class VersionVerbs(Verbs):
         store.touch_model(
             connection, found.id, next_sequence=sequence + 1, latest_version_id=version_id
         )
+        store.replace_tags(connection, version_tag, version_id, tags)
         details = {
             "version": str(number),
             "sequence": sequence,
             "bundle": values.get("bundle_digest") or "",
-        }
+            "source": values.get("source_uri") or "",
+            "run_id": values.get("run_id") or "",
+            "description": str(values.get("description") or "")[:1000],
+            "tags": {key: value[:1000] for key, value in tags.items()},
+        } | prompt_mark(tags)
         resource = self._resource(found.name, found.owner_team)
         audit.record(connection, actor, "register-version", resource, details)
         return version_id
@@ -128,6 +134,10 @@ class VersionVerbs(Verbs):
                 or signature.compatible(last.info.signature, info.signature),
                 same_content=last is not None and last.bundle_digest == digest,
             )
+        self._refuse_taken(connection, found, number)
+        return number
+
+    def _refuse_taken(self, connection: sa.Connection, found: Model, number: semver.Semver) -> None:
         taken = connection.execute(
             sa.select(model_version.c.id).where(
                 model_version.c.model_id == found.id,
@@ -138,7 +148,6 @@ class VersionVerbs(Verbs):
             raise Conflict(
                 f"{found.name} has a version {number} already.", hint="Versions never change."
             )
-        return number
 
     def _last(self, connection: sa.Connection, found: Model) -> Version | None:
         """The version with the highest semantic version."""
@@ -242,8 +251,10 @@ class VersionVerbs(Verbs):
         with self._database.read() as connection:
             found = tracking.find_run(connection, self.namespace_id, run_id)
             made = store.versions(connection, model_version.c.run_id == run_id, 1)
-        team = made[0].owner_team if made else "*"
-        authorize(actor, Action.READ, self._resource(run_id, team, "run"))
+        if made:
+            authorize(actor, Action.READ, self._resource(run_id, made[0].owner_team, "run"))
+        else:
+            authorize_somewhere(actor, Action.READ, self._resource(run_id, "*", "run"))
         if found is None:
             raise NotFound(f"There is no run {run_id}.")
         return found
@@ -301,7 +312,49 @@ class VersionVerbs(Verbs):
         remove_edges(connection, Node("version", self._qualified(found.name)))
         self._ready.pop(found.id, None)
 
+    def prepare(self, actor: Principal, name: str, reference: str) -> Version:
+        """Let a version be made ready that was only registered, or failed. Twice is once."""
+        with self._database.begin() as connection:
+            found = self._version(connection, name, reference)
+            resource = self._resource(found.model, found.owner_team)
+            authorize(actor, Action.REGISTER, resource)
+            if found.status == "external":
+                raise Conflict(
+                    f"The files of {found.name} are at {found.source_uri}, not here.",
+                    hint="Log the model here, or import it, to deploy it.",
+                )
+            if self.namespace != "default":
+                raise Conflict(
+                    f"Models of the namespace {self.namespace} don't serve.",
+                    hint="Copy the version: modelfleet versions copy",
+                )
+            if found.status in ("registered", "failed"):
+                store.set_version(connection, found.id, status="pending", reason="")
+                arguments = {"version_id": found.id}
+                key = f"{PREPARE}/{found.id}/{new_id()}"
+                self._jobs.enqueue(connection, PREPARE, key, arguments)
+                details = {"version": found.version}
+                audit.record(connection, actor, "request-preparation", resource, details)
+            return self._version_by_id(connection, found.id)
+
     # Written by the job that prepares a version ------------------------------------------------
+
+    def complete(
+        self, actor: Principal, version: Version, info: bytes, requested: Mapping[str, object]
+    ) -> Version:
+        """Keep what the model of a registered version said of itself."""
+        signature.read(info)
+        with self._database.begin() as connection:
+            store.set_version(
+                connection,
+                version.id,
+                info=msgspec.json.decode(info),
+                requested_environment=dict(requested),
+            )
+            resource = self._resource(version.model, version.owner_team)
+            details = {"version": version.version}
+            audit.record(connection, actor, "complete-version", resource, details)
+            return self._version_by_id(connection, version.id)
 
     def mark_ready(
         self,

@@ -51,7 +51,7 @@ def complete(
     """
     from modelfleet_worker.wire.vocabulary import RUNTIMES
 
-    _write(draft, rows, reference)
+    write_draft(draft, rows, reference)
     framework = RUNTIMES[draft.runtime]
     here = not given and draft.runtime != "mlflow" and draft.python == own_python()
     if here and is_here(framework.module) and (draft.runtime != "keras" or _backend_is_here()):
@@ -67,12 +67,13 @@ def complete(
         for path in sorted((draft.folder / "files").rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    return Saved(files, _final(draft, answer), draft.python)
+    return Saved(files, final_requirements(draft, answer), draft.python)
 
 
-def _write(
+def write_draft(
     draft: Draft, rows: Mapping[str, Array] | None, reference: Mapping[str, Array] | None
 ) -> None:
+    """What `modelfleet_worker.describe` reads."""
     import numpy as np
 
     said = {
@@ -158,7 +159,7 @@ def _run(command: list[str], folder: Path) -> Described:
     raise ClientError(f"The model can't be read (exit code {done.returncode}): {said}")
 
 
-def _final(draft: Draft, answer: Described) -> tuple[str, ...]:
+def final_requirements(draft: Draft, answer: Described) -> tuple[str, ...]:
     """The requirements, at the versions that read the model; without MLflow if it isn't used."""
     kept = [
         one

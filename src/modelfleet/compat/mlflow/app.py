@@ -20,6 +20,8 @@ from modelfleet.compat.mlflow import (
     models,
     runs,
     server,
+    versions,
+    webhooks,
 )
 from modelfleet.compat.mlflow.errors import MlflowError, missing, shape, translate
 from modelfleet.compat.mlflow.routing import Call, credentials, find, parameters
@@ -31,7 +33,17 @@ from modelfleet.registry.tracking.service import TrackingService
 from modelfleet.wiring import Fleet
 
 log = structlog.get_logger(__name__)
-FAMILIES = (experiments, runs, metrics, logged_models, artifacts, models, server)
+FAMILIES = (
+    experiments,
+    runs,
+    metrics,
+    logged_models,
+    artifacts,
+    models,
+    versions,
+    webhooks,
+    server,
+)
 """modules whose import declares routes"""
 _OURS = re.compile(
     r"/(?:ajax-)?api/\d\.\d/mlflow(?:-artifacts)?/.*"

@@ -76,7 +76,20 @@ def translate(error: FleetError) -> MlflowError:
     return MlflowError("INTERNAL_ERROR", message)
 
 
+_CLASSES = {
+    "RESOURCE_DOES_NOT_EXIST": "RESOURCE_NOT_FOUND",
+    "INTERNAL_ERROR": "CLIENT_INTERNAL_ERROR",
+}
+
+
 def shape(error: MlflowError) -> Response:
     headers = {"www-authenticate": 'Basic realm="modelfleet"'} if error.status == 401 else None
-    body = msgspec.json.encode({"error_code": error.code, "message": error.message})
+    body = msgspec.json.encode(
+        {
+            "error_code": error.code,
+            "message": error.message,
+            "error_class": _CLASSES.get(error.code, error.code),
+            "sqlstate": "XXM00" if error.status >= 500 else "KAM00",
+        }
+    )
     return Response(body, error.status, headers, media_type="application/json")

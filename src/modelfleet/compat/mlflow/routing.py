@@ -217,7 +217,7 @@ async def parameters(request: Request) -> dict[str, Any]:
     try:
         decoded = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MlflowError("BAD_REQUEST", f"The body is not valid JSON: {error}") from error
+        raise invalid(f"The body is not valid JSON: {error}") from error
     if not isinstance(decoded, dict):
         raise invalid("The body must be a JSON object.")
     return decoded

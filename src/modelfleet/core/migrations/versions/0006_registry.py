@@ -16,7 +16,7 @@ branch_labels = None
 depends_on = None
 
 DEFAULT = "0" * 32
-STAGES = (("dev", False), ("staging", False), ("prod", True))
+STAGES = (("dev", False), ("staging", False), ("prod", True), ("archived", False))
 
 
 def upgrade() -> None:
@@ -315,6 +315,8 @@ def _change_versions() -> None:
         batch.add_column(sa.Column("code", sa.Text))
         batch.add_column(sa.Column("hardware", sa.Text))
         batch.alter_column("bundle_digest", existing_type=sa.String(64), nullable=True)
+        batch.alter_column("info", existing_type=sa.Text(), nullable=True)
+        batch.drop_constraint("fk_model_version_run_id", type_="foreignkey")
     op.execute(sa.text("UPDATE model_version SET updated_at = created_at"))
     with _altered_versions() as batch:
         batch.alter_column("updated_at", existing_type=sa.BigInteger(), nullable=False)
@@ -349,7 +351,7 @@ def downgrade() -> None:
 def _restore_versions(connection: sa.Connection) -> None:
     gone = (
         "SELECT v.id FROM model_version v JOIN model m ON m.id = v.model_id "
-        f"WHERE v.bundle_digest IS NULL OR m.namespace_id <> '{DEFAULT}'"
+        f"WHERE v.info IS NULL OR m.namespace_id <> '{DEFAULT}'"
     )
     for table in ("alias", "variant", "reference"):
         op.execute(sa.text(f"DELETE FROM {table} WHERE version_id IN ({gone})"))
@@ -359,6 +361,9 @@ def _restore_versions(connection: sa.Connection) -> None:
     with op.batch_alter_table("alias") as batch:
         batch.drop_column("protected")
         batch.alter_column("name", existing_type=sa.String(250), type_=sa.String(100))
+    op.execute(
+        sa.text("UPDATE model_version SET run_id = NULL WHERE run_id NOT IN (SELECT id FROM run)")
+    )
     for name in ("run_id", "bundle_digest", "stage"):
         op.drop_index(f"ix_model_version_{name}", "model_version")
     with _altered_versions() as batch:
@@ -368,6 +373,8 @@ def _restore_versions(connection: sa.Connection) -> None:
         ):  # fmt: skip
             batch.drop_column(name)
         batch.alter_column("bundle_digest", existing_type=sa.String(64), nullable=False)
+        batch.alter_column("info", existing_type=sa.Text(), nullable=False)
+        batch.create_foreign_key("fk_model_version_run_id", "run", ["run_id"], ["id"])
 
 
 def _restore_models(connection: sa.Connection) -> None:

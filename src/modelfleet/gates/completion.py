@@ -1,0 +1,109 @@
+"""What a client logged in MLflow's format, completed into a bundle that serves.
+
+The model is asked in an environment of its own, confined, what it takes; it answers its example
+with the code that will serve it (`modelfleet_worker.describe`). The bundle that was registered is
+not touched: the completed one is another bundle, which the version's `source` variant names.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from modelfleet.client.errors import ClientError
+from modelfleet.client.saving import mlflow, probe
+from modelfleet.client.saving.drafts import Code, Draft
+from modelfleet.core.errors import InvalidInput
+from modelfleet.core.layout import Layout
+from modelfleet.registry import BundleStore, Entry, Version
+from modelfleet.serving.beside import environment as process_environment
+from modelfleet.serving.environments import EnvironmentBuilder
+from modelfleet.serving.progress import Progress, Report
+
+_SECONDS = 900
+"""for a model to say what it takes"""
+
+
+@dataclass(frozen=True)
+class Completed:
+    entries: tuple[Entry, ...]
+    requirements: tuple[str, ...]
+    python: str
+
+
+class Completer:
+    def __init__(
+        self,
+        layout: Layout,
+        bundles: BundleStore,
+        environments: EnvironmentBuilder,
+        confined: Callable[[Sequence[str]], Sequence[str]],
+    ) -> None:
+        self._layout = layout
+        self._bundles = bundles
+        self._environments = environments
+        self._confined = confined
+
+    def complete(self, version: Version, entries: Sequence[Entry], report: Report) -> Completed:
+        """Raises `InvalidInput` with the model's own complaint."""
+        if not any(entry.path == "MLmodel" for entry in entries):
+            raise InvalidInput(
+                "The version holds no MLmodel: log the model with MLflow's log_model, or register "
+                "it with `modelfleet register`."
+            )
+        raw = self._bundles.materialise(entries) / "files"
+        folder = Path(tempfile.mkdtemp(prefix="modelfleet-complete-"))
+        try:
+            try:
+                draft = mlflow.draft(raw, Code(), folder)
+                probe.write_draft(draft, None, None)
+                answer = self._ask(draft, report)
+            except ClientError as error:
+                raise InvalidInput(str(error)) from error
+            if answer.error:
+                raise InvalidInput(f"The model can't be served: {answer.error}")
+            made = self._bundles.take(folder)
+            return Completed(made, probe.final_requirements(draft, answer), draft.python)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _ask(self, draft: Draft, report: Report) -> probe.Described:
+        """Without what may be superfluous, if it turns out to be."""
+        lean = tuple(one for one in draft.requirements if one not in draft.droppable)
+        answer = self._describe(draft, lean, report)
+        if answer.error and draft.droppable:
+            return self._describe(draft, draft.requirements, report)
+        draft.requirements = lean
+        return answer
+
+    def _describe(
+        self, draft: Draft, requirements: Sequence[str], report: Report
+    ) -> probe.Described:
+        resolved = self._environments.resolve([*requirements, "pyyaml"], draft.python, report)
+        python = self._environments.python(resolved, report)
+        report(Progress("checking"))
+        for path in (draft.folder, *draft.folder.rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        command = [str(python), "-m", "modelfleet_worker.describe", str(draft.folder)]
+        try:
+            done = subprocess.run(
+                self._confined(command),
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+                env=process_environment(self._layout.worker_package),
+                cwd=tempfile.gettempdir(),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise InvalidInput(f"Reading the model took over {_SECONDS} s.") from error
+        line = done.stdout.strip().rpartition("\n")[2]
+        if line.startswith("{"):
+            return msgspec.json.decode(line, type=probe.Described)
+        said = " ".join(one.strip() for one in done.stderr.splitlines() if one.strip())[-800:]
+        raise InvalidInput(f"The model can't be read (exit code {done.returncode}): {said}")
