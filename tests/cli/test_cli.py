@@ -185,6 +185,20 @@ def test_what_is_asked_is_what_is_sent(server: Server) -> None:
     assert (sent["name"], sent["owner_team"], sent["tags"]) == ("churn", "growth", {"a": "b=c"})
 
 
+VERSION = {
+    "index": 2,
+    "model": "churn",
+    "version": "1.0.0",
+    "sequence": 2,
+    "status": "ready",
+    "reason": "",
+    "serving": "source",
+    "bundle_digest": "",
+    "metrics": {},
+    "aliases": [],
+    "created_by": "",
+    "created_at": "",
+}
 ROLLOUT = {
     "id": "r1",
     "endpoint": "churn",
@@ -204,9 +218,10 @@ ROLLOUT = {
 def test_waiting_for_a_rollout_tells_how_it_ended(server: Server, end: str, code: int) -> None:
     ended = {"rollout": ROLLOUT | {"state": end}, "moves": [], "evidence": []}
     running = {"rollout": ROLLOUT | {"state": "stepping"}}
-    server.answers = [(201, ROLLOUT), (200, running), (200, ended)]
+    ready = {"version": VERSION}
+    server.answers = [(200, ready), (201, ROLLOUT), (200, running), (200, ended)]
     assert run(["rollouts", "start", "churn", "2", "--weights", "5,50", "--wait"]) == code
-    sent = json.loads(server.seen[0][3])
+    sent = json.loads(server.seen[1][3])
     assert sent["spec"]["weights"] == [500, 5000]
     assert (sent["model"], sent["version"], sent["endpoint"]) == ("churn", "2", None)
 
