@@ -75,7 +75,7 @@ def test_a_run_of_another_namespace_is_not_there(
 def test_life(tracking: TrackingService, run: Run) -> None:
     found = tracking.update_run(ADMIN, run.id, status="FINISHED", ended_at=9, name="renamed")
     assert (found.status, found.ended_at, found.name) == ("FINISHED", 9, "renamed")
-    assert found.tags["mlflow.runName"] == "renamed"
+    assert tracking.get_run(ADMIN, run.id).tags["mlflow.runName"] == "renamed"
     assert tracking.update_run(ADMIN, run.id, name="").name == "renamed"
     with pytest.raises(InvalidInput):
         tracking.update_run(ADMIN, run.id, status="DONE")
