@@ -6,6 +6,7 @@ The gateway verifies tokens from `jwks.json` alone; no request asks the control 
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 from joserfc import jwt
 from joserfc.errors import JoseError
@@ -25,6 +26,7 @@ class SigningKey:
         if not layout.signing_key.exists():
             _create(layout)
         self._key = ECKey.import_key(layout.signing_key.read_bytes())
+        self._verified = lru_cache(4096)(self._decode)
 
     def issue(
         self,
@@ -62,6 +64,12 @@ class SigningKey:
         return jwt.encode(header, claims, self._key, algorithms=["ES256"]), token
 
     def verify(self, text: str) -> Token:
+        token = self._verified(text)
+        if token.expires_at <= time.time():
+            raise Unauthenticated("The key is not valid: it expired.")
+        return token
+
+    def _decode(self, text: str) -> Token:
         try:
             claims = jwt.decode(text, self._key, algorithms=["ES256"]).claims
             jwt.JWTClaimsRegistry(

@@ -36,6 +36,13 @@ IDLE_SECONDS = 30 * 60
 ADMIN_KEY_DAYS = 365
 
 
+_HOLDER = sa.select(store.principal.c.id, store.principal.c.name, store.key.c.revoked_at).where(
+    store.key.c.id == sa.bindparam("key"),
+    store.key.c.principal_id == store.principal.c.id,
+    store.principal.c.id == sa.bindparam("principal"),
+)
+
+
 class IdentityService:
     def __init__(self, database: Database, signing_key: SigningKey) -> None:
         self._database = database
@@ -47,13 +54,12 @@ class IdentityService:
         """The principal behind a key. Raises `Unauthenticated`."""
         token = self._signing_key.verify(text)
         with self._database.read() as connection:
-            row = connection.execute(
-                sa.select(store.key.c.revoked_at).where(store.key.c.id == token.id)
-            ).first()
-            found = store.find_principal(connection, token.principal_id)
-        if row is None or found is None or row.revoked_at is not None:
-            raise Unauthenticated("The key was revoked.")
-        return Principal(found.id, found.name, found.grants, correlation_id)
+            known = {"key": token.id, "principal": token.principal_id}
+            row = connection.execute(_HOLDER, known).first()
+            if row is None or row.revoked_at is not None:
+                raise Unauthenticated("The key was revoked.")
+            grants = store.grants_of(connection, row.id)
+        return Principal(row.id, row.name, grants, correlation_id)
 
     def create_key(
         self,

@@ -85,6 +85,13 @@ class Session:
     csrf: str
 
 
+_GRANTS = (
+    sa.select(grant.c.role, grant.c.team)
+    .where(grant.c.principal_id == sa.bindparam("principal"))
+    .order_by(grant.c.role, grant.c.team)
+)
+
+
 def find_principal(connection: sa.Connection, name_or_id: str) -> PrincipalInfo | None:
     row = connection.execute(
         sa.select(principal).where(
@@ -99,11 +106,7 @@ def find_principal(connection: sa.Connection, name_or_id: str) -> PrincipalInfo 
 
 
 def grants_of(connection: sa.Connection, principal_id: str) -> tuple[Grant, ...]:
-    rows = connection.execute(
-        sa.select(grant.c.role, grant.c.team)
-        .where(grant.c.principal_id == principal_id)
-        .order_by(grant.c.role, grant.c.team)
-    )
+    rows = connection.execute(_GRANTS, {"principal": principal_id})
     return tuple(Grant(Role(row.role), row.team) for row in rows)
 
 

@@ -23,11 +23,13 @@ from modelfleet.core.authorization import (
 from modelfleet.core.errors import NotFound
 from modelfleet.lineage import Node, add_edge, rename_node
 from modelfleet.registry import semver, store
+from modelfleet.registry.base import ModelRow
 from modelfleet.registry.bundles import Entry
 from modelfleet.registry.models import ModelVerbs
 from modelfleet.registry.semver import Semver
+from modelfleet.registry.tables import model_version
 from modelfleet.registry.tracking.tables import artifact, experiment, logged_model, run
-from modelfleet.registry.types import Model, Version
+from modelfleet.registry.types import Version
 
 SEMVER_TAG = "modelfleet.semver"
 """how clients that know tags alone read, and set, semantic versions"""
@@ -35,6 +37,14 @@ _ENVIRONMENT = frozenset(
     {"requirements.txt", "conda.yaml", "python_env.yaml", "MLmodel", "registered_model_meta"}
 )
 """files that don't decide what a model answers"""
+
+
+_LAST = (
+    sa.select(model_version.c.semver, model_version.c.bundle_digest)
+    .where(model_version.c.model_id == sa.bindparam("model"))
+    .order_by(model_version.c.semver_sort_key.desc())
+    .limit(1)
+)
 
 
 @dataclass(frozen=True)
@@ -84,10 +94,13 @@ class AdoptionVerbs(ModelVerbs):
             raise NotFound(f"Logged model with ID '{model_id}' not found.")
         return f"{row.number}/models/{model_id}/artifacts", row.source_run_id
 
-    def adopt(self, actor: Principal, name: str, source: Source) -> Version:
-        """A new version of what was logged; its semantic version from the tag, or proposed."""
+    def adopt(self, actor: Principal, name: str, source: Source) -> int:
+        """A new version of what was logged; its semantic version from the tag, or proposed.
+
+        The sequence number of the version.
+        """
         with self._database.begin() as connection:
-            found = self._model(connection, name)
+            found = self._row(connection, name)
             resource = self._resource(found.name, found.owner_team)
             authorize(actor, Action.REGISTER, resource)
             entries = self._files(connection, source)
@@ -96,7 +109,7 @@ class AdoptionVerbs(ModelVerbs):
                 store.add_bundle(connection, digest, entries)
             tags = dict(source.tags)
             number = self._number(connection, found, tags.pop(SEMVER_TAG, None), entries, digest)
-            version_id = self._insert(
+            _, sequence = self._insert(
                 connection,
                 actor,
                 found,
@@ -112,7 +125,7 @@ class AdoptionVerbs(ModelVerbs):
                 description=source.description,
             )
             self._link(connection, found, number, source)
-            return self._version_by_id(connection, version_id)
+            return sequence
 
     def _files(self, connection: sa.Connection, source: Source) -> tuple[Entry, ...]:
         if source.same_as is not None:
@@ -124,20 +137,22 @@ class AdoptionVerbs(ModelVerbs):
     def _number(
         self,
         connection: sa.Connection,
-        found: Model,
+        found: ModelRow,
         asked: str | None,
         entries: Sequence[Entry],
         digest: str | None,
     ) -> Semver:
-        last = self._last(connection, found)
-        if asked is not None or last is None:
-            number = semver.parse(asked) if asked is not None else Semver(1, 0, 0)
+        if asked is not None:
+            number = semver.parse(asked)
             self._refuse_taken(connection, found, number)
             return number
-        before = store.entries(connection, last.bundle_digest)
+        last = connection.execute(_LAST, {"model": found.id}).first()
+        if last is None:
+            return Semver(1, 0, 0)
+        before = store.entries(connection, last.bundle_digest or "")
         kept = digest is not None and last.bundle_digest == digest
         return semver.propose(
-            semver.parse(last.version),
+            semver.parse(last.semver),
             compatible=self._signature(before) == self._signature(entries),
             same_content=kept or (bool(entries) and _content(before) == _content(entries)),
         )
@@ -151,7 +166,7 @@ class AdoptionVerbs(ModelVerbs):
         return match[1] if match else None
 
     def _link(
-        self, connection: sa.Connection, found: Model, number: Semver, source: Source
+        self, connection: sa.Connection, found: ModelRow, number: Semver, source: Source
     ) -> None:
         version = Node("version", self._qualified(f"{found.name}@{number}"))
         if source.run_id:
@@ -172,7 +187,7 @@ class AdoptionVerbs(ModelVerbs):
             if found.version == str(wanted):
                 return found
             self._refuse_if_held(connection, found)
-            self._refuse_taken(connection, self._model(connection, name), wanted)
+            self._refuse_taken(connection, self._row(connection, name), wanted)
             old, new = (self._qualified(f"{name}@{n}") for n in (found.version, wanted))
             rename_node(connection, Node("version", old), Node("version", new))
             store.set_version(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,6 +16,8 @@ from modelfleet.registry.bundles import BundleStore
 from modelfleet.registry.tables import alias, model, model_tag, model_version
 from modelfleet.registry.types import DEFAULT_NAMESPACE_ID, Model, Version
 
+ModelRow = sa.Row[*tuple[Any, ...]]
+"""id, name, owner_team, next_sequence and latest_version_id: what most verbs need"""
 PROMPT_TAG = "mlflow.prompt.is_prompt"
 """Prompts are models with this tag; searches hide them unless they ask for it."""
 
@@ -22,6 +25,11 @@ PROMPT_TAG = "mlflow.prompt.is_prompt"
 def prompt_mark(tags: Mapping[str, str]) -> dict[str, object]:
     """What audit events of a prompt say beside their own details."""
     return {"prompt": True} if tags.get(PROMPT_TAG, "").lower() == "true" else {}
+
+
+_ALIAS = sa.select(alias.c.version_id).where(
+    alias.c.model_id == sa.bindparam("model"), alias.c.name == sa.bindparam("name")
+)
 
 
 class Verbs:
@@ -52,6 +60,12 @@ class Verbs:
     def _mark(self, connection: sa.Connection, model_id: str) -> dict[str, object]:
         return prompt_mark(store.tags_of(connection, model_tag, [model_id]).get(model_id, {}))
 
+    def _row(self, connection: sa.Connection, name: str) -> ModelRow:
+        row = store.model_row(connection, self.namespace_id, name)
+        if row is None:
+            raise NotFound(f"There is no model {name}.", hint="See: modelfleet models list")
+        return row
+
     def _model(self, connection: sa.Connection, name: str) -> Model:
         found = store.find_model(connection, self.namespace_id, name)
         if found is None:
@@ -79,11 +93,7 @@ class Verbs:
     def _meanings(
         self, connection: sa.Connection, model_id: str, reference: str
     ) -> list[sa.ColumnElement[bool]]:
-        named = connection.execute(
-            sa.select(alias.c.version_id).where(
-                alias.c.model_id == model_id, alias.c.name == reference
-            )
-        ).scalar()
+        named = connection.execute(_ALIAS, {"model": model_id, "name": reference}).scalar()
         if named is not None:
             return [model_version.c.id == named]
         if reference == "latest":

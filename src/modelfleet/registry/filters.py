@@ -284,5 +284,8 @@ def owners(
     if operator in NULL_OPERATORS:
         return query
     if prefix is not None and operator == "=" and isinstance(value, str):
-        query = query.where(sa.func.substr(table.c.value, 1, prefix) == value[:prefix])
+        start, length = sa.literal_column("1"), sa.literal_column(str(prefix))
+        query = query.where(sa.func.substr(table.c.value, start, length) == value[:prefix])
+        # Compared bare, SQLite would put the value into the expression above and lose its index.
+        return query.where(table.c.value.concat("") == value)
     return query.where(compare(table.c.value, operator, value))

@@ -6,10 +6,10 @@ thousands are made of summaries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from modelfleet.core.authorization import Action, Principal, authorize
@@ -53,8 +53,7 @@ _VERSION_COLUMNS: dict[str, sa.ColumnElement[object]] = {
 }
 
 
-@dataclass(frozen=True)
-class VersionSummary:
+class VersionSummary(msgspec.Struct, frozen=True):
     id: str
     model_id: str
     model: str
@@ -75,11 +74,10 @@ class VersionSummary:
     updated_at: int
     """microseconds since 1970"""
     aliases: tuple[str, ...] = ()
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = {}
 
 
-@dataclass(frozen=True)
-class ModelSummary:
+class ModelSummary(msgspec.Struct, frozen=True):
     id: str
     name: str
     owner_team: str
@@ -115,6 +113,47 @@ _SUMMARY = (
     model_version.c.updated_at,
 )
 _JOINED = model_version.join(model, model.c.id == model_version.c.model_id)
+_BY_SEQUENCE = (
+    sa.select(*_SUMMARY)
+    .select_from(_JOINED)
+    .where(
+        model_version.c.model_id == sa.bindparam("model"),
+        model_version.c.sequence == sa.bindparam("sequence"),
+    )
+)
+_NAMES = (
+    sa.select(alias.c.version_id, alias.c.name)
+    .where(alias.c.version_id.in_(sa.bindparam("versions", expanding=True)))
+    .order_by(alias.c.name)
+)
+_LATEST = (
+    sa.select(model_version.c.model_id, sa.func.max(model_version.c.sequence).label("sequence"))
+    .where(model_version.c.model_id.in_(sa.bindparam("models", expanding=True)))
+    .group_by(model_version.c.model_id, model_version.c.stage)
+    .subquery()
+)
+_NEWEST = (
+    sa.select(*_SUMMARY)
+    .select_from(
+        _JOINED.join(
+            _LATEST,
+            sa.and_(
+                _LATEST.c.model_id == model_version.c.model_id,
+                _LATEST.c.sequence == model_version.c.sequence,
+            ),
+        )
+    )
+    .order_by(model_version.c.sequence)
+)
+_ALIASES = (
+    sa.select(alias.c.model_id, alias.c.name, model_version.c.sequence)
+    .join(model_version, model_version.c.id == alias.c.version_id)
+    .where(alias.c.model_id.in_(sa.bindparam("models", expanding=True)))
+    .order_by(alias.c.name)
+)
+_ONE_MODEL = sa.select(model).where(
+    model.c.namespace_id == sa.bindparam("namespace"), model.c.name == sa.bindparam("name")
+)
 
 
 class ListingVerbs(VersionVerbs):
@@ -132,7 +171,7 @@ class ListingVerbs(VersionVerbs):
         keys = frozenset(_MODEL_COLUMNS)
         order = _order(filters.parse_order(order_by, MODELS, keys), _MODEL_COLUMNS)
         conditions = [
-            model.c.namespace_id == self.namespace_id,
+            self._inside(comparisons),
             store.readable_by(actor.teams(Action.READ)),
             *_conditions(comparisons, _MODEL_COLUMNS, model_tag, model.c.id),
         ]
@@ -160,7 +199,7 @@ class ListingVerbs(VersionVerbs):
         keys = frozenset({"name", *VERSIONS.numbers})
         order = _order(filters.parse_order(order_by, VERSIONS, keys), _VERSION_COLUMNS)
         conditions = [
-            model.c.namespace_id == self.namespace_id,
+            self._inside(comparisons),
             store.readable_by(actor.teams(Action.READ)),
             *_conditions(comparisons, _VERSION_COLUMNS, version_tag, model_version.c.id),
         ]
@@ -176,13 +215,17 @@ class ListingVerbs(VersionVerbs):
         with self._database.read() as connection:
             return _versions(connection, query)
 
+    def _inside(self, comparisons: Sequence[Comparison]) -> sa.ColumnElement[bool]:
+        """In this namespace. A search by tag begins with the tag: the namespace, which holds for
+        nearly all rows, must not look like a way to find them."""
+        by_tag = any(one.entity == "tag" and one.operator == "=" for one in comparisons)
+        own = model.c.namespace_id
+        return (own.concat("") if by_tag else own) == self.namespace_id
+
     def summarise_model(self, actor: Principal, name: str) -> ModelSummary:
         with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(model).where(
-                    model.c.namespace_id == self.namespace_id, model.c.name == name
-                )
-            ).all()
+            given = {"namespace": self.namespace_id, "name": name}
+            rows = connection.execute(_ONE_MODEL, given).all()
             if not rows:
                 raise NotFound(f"There is no model {name}.")
             authorize(actor, Action.READ, self._resource(name, rows[0].owner_team))
@@ -195,18 +238,30 @@ class ListingVerbs(VersionVerbs):
             if row is None:
                 raise NotFound(f"There is no model {name}.")
             authorize(actor, Action.READ, self._resource(name, row.owner_team))
-            for meaning in self._meanings(connection, row.id, reference):
-                found = _versions(
-                    connection,
-                    sa.select(*_SUMMARY)
-                    .select_from(_JOINED)
-                    .where(model_version.c.model_id == row.id, meaning)
-                    .order_by(model_version.c.semver_sort_key.desc())
-                    .limit(1),
-                )
-                if found:
-                    return found[0]
+            if reference.isascii() and reference.isdigit():
+                given = {"model": row.id, "sequence": int(reference[:9])}
+                found = _versions(connection, _BY_SEQUENCE, given)
+            else:
+                found = self._named(connection, row.id, reference)
+            if found:
+                return found[0]
         raise NotFound(f"{name} has no version {reference}.")
+
+    def _named(
+        self, connection: sa.Connection, model_id: str, reference: str
+    ) -> list[VersionSummary]:
+        for meaning in self._meanings(connection, model_id, reference):
+            found = _versions(
+                connection,
+                sa.select(*_SUMMARY)
+                .select_from(_JOINED)
+                .where(model_version.c.model_id == model_id, meaning)
+                .order_by(model_version.c.semver_sort_key.desc())
+                .limit(1),
+            )
+            if found:
+                return found
+        return []
 
     def latest_versions(self, actor: Principal, name: str) -> list[VersionSummary]:
         """The newest version of each stage that has one."""
@@ -268,13 +323,7 @@ def _models(
     latest = _latest(connection, ids)
     aliases: dict[str, list[tuple[str, int]]] = {}
     for chunk in store.chunks(ids):
-        named = (
-            sa.select(alias.c.model_id, alias.c.name, model_version.c.sequence)
-            .join(model_version, model_version.c.id == alias.c.version_id)
-            .where(alias.c.model_id.in_(chunk))
-            .order_by(alias.c.name)
-        )
-        for model_id, name, sequence in connection.execute(named):
+        for model_id, name, sequence in connection.execute(_ALIASES, {"models": list(chunk)}):
             aliases.setdefault(model_id, []).append((name, sequence))
     return [
         ModelSummary(
@@ -295,47 +344,20 @@ def _models(
 def _latest(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[VersionSummary]]:
     found: dict[str, list[VersionSummary]] = {}
     for chunk in store.chunks(ids):
-        newest = (
-            sa.select(
-                model_version.c.model_id,
-                sa.func.max(model_version.c.sequence).label("sequence"),
-            )
-            .where(model_version.c.model_id.in_(chunk))
-            .group_by(model_version.c.model_id, model_version.c.stage)
-            .subquery()
-        )
-        query = (
-            sa.select(*_SUMMARY)
-            .select_from(
-                _JOINED.join(
-                    newest,
-                    sa.and_(
-                        newest.c.model_id == model_version.c.model_id,
-                        newest.c.sequence == model_version.c.sequence,
-                    ),
-                )
-            )
-            .order_by(model_version.c.sequence)
-        )
-        for one in _versions(connection, query):
+        for one in _versions(connection, _NEWEST, {"models": list(chunk)}):
             found.setdefault(one.model_id, []).append(one)
     return found
 
 
 def _versions(
-    connection: sa.Connection, query: sa.Select[*tuple[Any, ...]]
+    connection: sa.Connection, query: sa.Select[Any], given: Mapping[str, object] | None = None
 ) -> list[VersionSummary]:
-    plain = [VersionSummary(*row) for row in connection.execute(query)]
-    ids = [one.id for one in plain]
+    rows = connection.execute(query, given or {}).all()
+    ids = [row[0] for row in rows]
     tags = store.tags_of(connection, version_tag, ids)
     names: dict[str, list[str]] = {}
     for chunk in store.chunks(ids):
-        named = sa.select(alias.c.version_id, alias.c.name).where(alias.c.version_id.in_(chunk))
-        for version_id, name in connection.execute(named.order_by(alias.c.name)):
+        for version_id, name in connection.execute(_NAMES, {"versions": list(chunk)}):
             names.setdefault(version_id, []).append(name)
-    if not tags and not names:
-        return plain
-    return [
-        replace(one, tags=tags.get(one.id, {}), aliases=tuple(names.get(one.id, ())))
-        for one in plain
-    ]
+    made: Any = VersionSummary  # its fields are the columns, in their order
+    return [made(*row, tuple(names.get(row[0], ())), tags.get(row[0], {})) for row in rows]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import sqlalchemy as sa
 
 from modelfleet.core import audit
 from modelfleet.core.authorization import Action, Principal, authorize
 from modelfleet.core.clock import now_us
-from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Referenced
+from modelfleet.core.errors import Conflict, InvalidInput, Referenced
 from modelfleet.core.ids import new_id
 from modelfleet.lineage import Node, edges_from, rename_node
 from modelfleet.registry import store
@@ -229,12 +228,6 @@ class ModelVerbs(VersionVerbs):
         """Of all models, by name. For the platform's own rooms: no check of who asks."""
         with self._database.read() as connection:
             return store.placements(connection)
-
-    def _row(self, connection: sa.Connection, name: str) -> sa.Row[*tuple[Any, ...]]:
-        row = store.model_row(connection, self.namespace_id, name)
-        if row is None:
-            raise NotFound(f"There is no model {name}.", hint="See: modelfleet models list")
-        return row
 
     def _uses(self, connection: sa.Connection, found: Model) -> list[str]:
         return [

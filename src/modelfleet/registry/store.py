@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -65,15 +66,16 @@ def find_model(connection: sa.Connection, namespace_id: str, name_or_id: str) ->
     return found[0] if found else None
 
 
+_MODEL_ROW = sa.select(
+    model.c.id, model.c.name, model.c.owner_team, model.c.next_sequence, model.c.latest_version_id
+).where(model.c.namespace_id == sa.bindparam("namespace"), model.c.name == sa.bindparam("name"))
+
+
 def model_row(
     connection: sa.Connection, namespace_id: str, name: str
 ) -> sa.Row[*tuple[Any, ...]] | None:
     """Id, name and team alone: what most verbs need."""
-    return connection.execute(
-        sa.select(model.c.id, model.c.name, model.c.owner_team, model.c.next_sequence).where(
-            model.c.namespace_id == namespace_id, model.c.name == name
-        )
-    ).first()
+    return connection.execute(_MODEL_ROW, {"namespace": namespace_id, "name": name}).first()
 
 
 def list_models(
@@ -163,17 +165,24 @@ def tags_of(
     connection: sa.Connection, table: sa.Table, ids: Sequence[str]
 ) -> dict[str, dict[str, str]]:
     """Rows of an owner, key, value table by owner; `ids` are the owners."""
-    owner = next(iter(table.primary_key))
+    one, several = _tag_queries(table)
+    if len(ids) == 1:
+        tags = {key: value for _, key, value in connection.execute(one, {"owner": ids[0]})}
+        return {ids[0]: tags} if tags else {}
     found: dict[str, dict[str, str]] = {}
     for chunk in chunks(ids):
-        rows = connection.execute(
-            sa.select(owner, table.c.key, table.c.value)
-            .where(owner.in_(chunk))
-            .order_by(table.c.key)
-        )
-        for owner_id, key, value in rows:
+        for owner_id, key, value in connection.execute(several, {"owners": list(chunk)}):
             found.setdefault(owner_id, {})[key] = value
     return found
+
+
+@cache
+def _tag_queries(table: sa.Table) -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """Made once: building a statement costs more than running it."""
+    owner = next(iter(table.primary_key))
+    query = sa.select(owner, table.c.key, table.c.value).order_by(table.c.key)
+    several = owner.in_(sa.bindparam("owners", expanding=True))
+    return query.where(owner == sa.bindparam("owner")), query.where(several)
 
 
 def set_tag(

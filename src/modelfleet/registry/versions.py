@@ -14,7 +14,7 @@ from modelfleet.core.errors import Conflict, NotFound, Referenced
 from modelfleet.core.ids import new_id
 from modelfleet.lineage import Node, add_edge, remove_edges
 from modelfleet.registry import semver, signature, store
-from modelfleet.registry.base import Verbs, prompt_mark
+from modelfleet.registry.base import ModelRow, Verbs, prompt_mark
 from modelfleet.registry.bundles import Entry
 from modelfleet.registry.tables import alias, model, model_version, variant, version_tag
 from modelfleet.registry.tracking import store as tracking
@@ -44,10 +44,10 @@ class VersionVerbs(Verbs):
             number = self._next_semver(connection, found, new.version, info, digest)
             store.add_bundle(connection, digest, new.entries)
             run_id = self._run_of(connection, actor, new)
-            version_id = self._insert(
+            version_id, _ = self._insert(
                 connection,
                 actor,
-                found,
+                self._row(connection, name),
                 number,
                 new.tags,
                 status="pending",
@@ -74,16 +74,13 @@ class VersionVerbs(Verbs):
         self,
         connection: sa.Connection,
         actor: Principal,
-        found: Model,
+        found: ModelRow,
         number: semver.Semver,
         tags: Mapping[str, str],
         **values: object,
-    ) -> str:
-        """The row of a new version, its sequence number and its audit event; the new id."""
-        version_id, now = new_id(), now_us()
-        sequence = connection.execute(
-            sa.select(model.c.next_sequence).where(model.c.id == found.id)
-        ).scalar_one()
+    ) -> tuple[str, int]:
+        """The row of a new version and its audit event; its id and sequence number."""
+        version_id, now, sequence = new_id(), now_us(), found.next_sequence
         given = {"reason": "", "serving": "", "metrics": {}, "requested_environment": {}} | values
         connection.execute(
             sa.insert(model_version).values(
@@ -101,7 +98,8 @@ class VersionVerbs(Verbs):
         store.touch_model(
             connection, found.id, next_sequence=sequence + 1, latest_version_id=version_id
         )
-        store.replace_tags(connection, version_tag, version_id, tags)
+        if tags:
+            store.replace_tags(connection, version_tag, version_id, tags)
         details = {
             "version": str(number),
             "sequence": sequence,
@@ -113,7 +111,7 @@ class VersionVerbs(Verbs):
         } | prompt_mark(tags)
         resource = self._resource(found.name, found.owner_team)
         audit.record(connection, actor, "register-version", resource, details)
-        return version_id
+        return version_id, sequence
 
     def _next_semver(
         self,
@@ -137,7 +135,9 @@ class VersionVerbs(Verbs):
         self._refuse_taken(connection, found, number)
         return number
 
-    def _refuse_taken(self, connection: sa.Connection, found: Model, number: semver.Semver) -> None:
+    def _refuse_taken(
+        self, connection: sa.Connection, found: Model | ModelRow, number: semver.Semver
+    ) -> None:
         taken = connection.execute(
             sa.select(model_version.c.id).where(
                 model_version.c.model_id == found.id,

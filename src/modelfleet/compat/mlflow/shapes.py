@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from modelfleet.registry.adoption import SEMVER_TAG
@@ -12,7 +11,7 @@ STAGES = {"": "None", "staging": "Staging", "prod": "Production", "archived": "A
 """ours, and MLflow's; a team's own stages have the same name on both sides"""
 
 
-def version(one: VersionSummary) -> dict[str, Any]:
+def version(one: VersionSummary, *, aliases: bool = True) -> dict[str, Any]:
     tags = [{"key": key, "value": value} for key, value in one.tags.items()]
     tags.append({"key": SEMVER_TAG, "value": one.version})
     found: dict[str, Any] = {
@@ -28,7 +27,7 @@ def version(one: VersionSummary) -> dict[str, Any]:
         "status": "READY",
         "tags": tags,
     }
-    if one.aliases:
+    if aliases and one.aliases:
         found["aliases"] = list(one.aliases)
     if one.logged_model_id:
         found["model_id"] = one.logged_model_id
@@ -50,5 +49,5 @@ def model(one: ModelSummary) -> dict[str, Any]:
             {"alias": name, "version": str(sequence)} for name, sequence in one.aliases
         ]
     if one.latest:
-        found["latest_versions"] = [version(replace(own, aliases=())) for own in one.latest]
+        found["latest_versions"] = [version(own, aliases=False) for own in one.latest]
     return found

@@ -35,7 +35,7 @@ def create(call: Call) -> dict[str, Any]:
     source = _source(call, uri, given)
     with not_found(name):
         made = call.registry.adopt(call.caller, name, source)
-    return _shown(call, name, str(made.sequence))
+    return _shown(call, name, str(made))
 
 
 def _source(call: Call, uri: str, given: dict[str, str]) -> Source:
