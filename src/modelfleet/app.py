@@ -23,6 +23,7 @@ from modelfleet.api import (
     registry,
     serving,
     standing,
+    tracking,
     tuning,
     webhooks,
 )
@@ -48,6 +49,7 @@ def create_app(fleet: Fleet) -> FastAPI:
         registry,
         standing,
         webhooks,
+        tracking,
         serving,
         tuning,
         batches,

@@ -72,6 +72,8 @@ OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
 """What anybody with a key may do: it tells or gives nothing but what they have."""
 OF_NO_TEAM = {"/v1/blobs/{sha256}", "/v1/outcomes:batch", "/v1/health/details"}
 OF_NO_TEAM |= {"/v1/uploads/{sha256}", "/v1/stages"}
+OF_NO_TEAM |= {"/v1/experiments", "/v1/experiments/{experiment}"}
+OF_NO_TEAM |= {"/v1/experiments/{experiment}/runs"}
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
 EMPTY_LISTS |= {"/v1/batches"}
@@ -95,6 +97,7 @@ def fill(api: Api, path: str) -> str:
         "key_id": key,
         "webhook": "w1",
         "path": "model.joblib",
+        "experiment": "0",
     }
     return re.sub(r"\{(\w+)(?::path)?\}", lambda match: str(given[match[1]]), path)
 

@@ -111,6 +111,7 @@ def test_slugs_are_stable_and_distinct() -> None:
         "not-found": 404,
         "conflict": 409,
         "referenced": 409,
+        "wrong-state": 409,
         "too-large": 413,
         "unavailable": 503,
     }

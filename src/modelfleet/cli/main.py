@@ -25,6 +25,8 @@ _COMMANDS = {
     "versions": ("standing", "Versions: register, show, promote, deprecate, copy, delete, ..."),
     "stages": ("standing", "Stages: list, set, delete."),
     "aliases": ("registry", "Aliases: set, delete."),
+    "experiments": ("tracking", "Experiments: list."),
+    "runs": ("tracking", "Training runs: list, show."),
     "endpoints": ("serving", "Endpoints: list, show, create, traffic, delete."),
     "gateway": ("gateway", "Explain what the gateway does with requests."),
     "quarantine": ("quarantine", "Versions that crashed too often: list, release."),

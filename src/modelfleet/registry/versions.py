@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from modelfleet.core import audit
-from modelfleet.core.authorization import Action, Principal, authorize
+from modelfleet.core.authorization import Action, Principal, authorize, authorize_somewhere
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import Conflict, NotFound, Referenced
 from modelfleet.core.ids import new_id
@@ -252,8 +252,10 @@ class VersionVerbs(Verbs):
         with self._database.read() as connection:
             found = tracking.find_run(connection, self.namespace_id, run_id)
             made = store.versions(connection, model_version.c.run_id == run_id, 1)
-        team = made[0].owner_team if made else "*"
-        authorize(actor, Action.READ, self._resource(run_id, team, "run"))
+        if made:
+            authorize(actor, Action.READ, self._resource(run_id, made[0].owner_team, "run"))
+        else:
+            authorize_somewhere(actor, Action.READ, self._resource(run_id, "*", "run"))
         if found is None:
             raise NotFound(f"There is no run {run_id}.")
         return found

@@ -47,9 +47,10 @@ FAMILIES = (
 """modules whose import declares routes"""
 _OURS = re.compile(
     r"/(?:ajax-)?api/\d\.\d/mlflow(?:-artifacts)?/.*"
-    r"|/get-artifact|/model-versions/get-artifact|/version|/health"
+    r"|/get-artifact|/model-versions/get-artifact|/version|/health",
+    re.DOTALL,
 )
-_TENANT = re.compile(r"/t/([^/]+)(/.*)?")
+_TENANT = re.compile(r"/t/([^/]+)(/.*)?", re.DOTALL)
 
 
 def wrap(app: ASGIApp, fleet: Fleet) -> ASGIApp:

@@ -51,18 +51,17 @@ def delete(call: Call) -> Json:
 @route("PUT", f"{_FILES}artifacts/{{path:path}}", streams=True)
 async def upload(call: Call) -> Response:
     """The body is the file. It is there when all of it is, under its name, or not at all."""
-    given, stream = call.path["path"], call.request.stream()
-    try:
-        path = await anyio.to_thread.run_sync(call.tracking.check_artifact, call.caller, given)
-    except FleetError:
-        await _drain(call, stream)
-        raise
+    stream = call.request.stream()
     small = await _small(call, stream)
+    if small is None:  # refuse before the bytes are taken
+        await _check(call, stream)
 
     def store() -> None:
+        if small is not None:
+            call.tracking.check_artifact(call.caller, call.path["path"])
         chunks = _chunks(stream) if small is None else iter([small])
         sha256, size = call.fleet.blobs.put(chunks)
-        call.tracking.put_artifact(call.caller, path, sha256, size)
+        call.tracking.put_artifact(call.caller, call.path["path"], sha256, size)
 
     try:
         await anyio.to_thread.run_sync(store)
@@ -71,6 +70,15 @@ async def upload(call: Call) -> Response:
     except ClientDisconnect as error:
         raise invalid("The upload broke off.") from error
     return Response(b"{}", media_type="application/json")
+
+
+async def _check(call: Call, stream: AsyncIterator[bytes]) -> None:
+    try:
+        path = call.path["path"]
+        await anyio.to_thread.run_sync(call.tracking.check_artifact, call.caller, path)
+    except FleetError:
+        await _drain(stream)
+        raise
 
 
 async def _small(call: Call, stream: AsyncIterator[bytes]) -> bytes | None:
@@ -84,7 +92,7 @@ async def _small(call: Call, stream: AsyncIterator[bytes]) -> bytes | None:
         raise invalid("The upload broke off.") from error
 
 
-async def _drain(call: Call, stream: AsyncIterator[bytes]) -> None:
+async def _drain(stream: AsyncIterator[bytes]) -> None:
     seen = 0
     try:
         async for chunk in stream:
@@ -173,7 +181,7 @@ def download_of_model(call: Call) -> Response:
 
 def send(call: Call, path: str) -> Response:
     """A file, never to be shown by a browser on our address."""
-    sha256, _ = call.tracking.get_artifact(call.caller, path)
+    sha256, size = call.tracking.get_artifact(call.caller, path)
     name = PurePosixPath(paths.clean(path)).name
     headers = {
         "content-type": content_type(name),
@@ -181,7 +189,10 @@ def send(call: Call, path: str) -> Response:
         "x-content-type-options": "nosniff",
         "etag": f'"{sha256}"',
     }
-    return FileResponse(call.fleet.blobs.path(sha256), headers=headers)
+    place = call.fleet.blobs.path(sha256)
+    if size <= SMALL and "range" not in call.request.headers:
+        return Response(place.read_bytes(), headers=headers)
+    return FileResponse(place, headers=headers)
 
 
 def content_type(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelfleet.compat.mlflow import tokens, wire
+from modelfleet.compat.mlflow import pages, wire
 from modelfleet.compat.mlflow.routing import Call, route
 from modelfleet.compat.mlflow.wire import Json
 
@@ -32,7 +32,7 @@ def get_by_name(call: Call) -> Json:
 
 @route("GET+POST", "experiments/search")
 def search(call: Call) -> Json:
-    limit, offset = wire.given_limit(call, 0), tokens.start(call)
+    limit, offset = wire.given_limit(call, 0), pages.start(call)
     found = call.tracking.search_experiments(
         call.caller,
         filter_text=call.optional("filter"),
@@ -41,7 +41,7 @@ def search(call: Call) -> Json:
         limit=limit,
         offset=offset,
     )
-    token = tokens.following(call, offset + limit) if found.more else None
+    token = pages.following(call, offset + limit) if found.more else None
     return wire.page("experiments", [wire.experiment(one) for one in found.items], token)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from modelfleet.compat.mlflow import tokens, wire
+from modelfleet.compat.mlflow import pages, wire
 from modelfleet.compat.mlflow.routing import Call, missing_parameter, route, wrong_type
 from modelfleet.compat.mlflow.wire import Json
 from modelfleet.registry.tracking.model_search import OnDataset, Order
@@ -87,7 +87,7 @@ def delete_tag(call: Call) -> Json:
 def search(call: Call) -> Json:
     if "experiment_ids" not in call.parameters:
         raise missing_parameter("experiment_ids")
-    limit, offset = wire.given_limit(call, 100), tokens.start(call)
+    limit, offset = wire.given_limit(call, 100), pages.start(call)
     found = call.tracking.search_logged_models(
         call.caller,
         call.texts("experiment_ids"),
@@ -100,7 +100,7 @@ def search(call: Call) -> Json:
         limit=limit,
         offset=offset,
     )
-    token = tokens.following(call, offset + limit) if found.more else None
+    token = pages.following(call, offset + limit) if found.more else None
     return wire.page("models", [wire.logged_model(one) for one in found.items], token)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelfleet.compat.mlflow import tokens, wire
+from modelfleet.compat.mlflow import pages, wire
 from modelfleet.compat.mlflow.errors import invalid
 from modelfleet.compat.mlflow.routing import Call, missing_parameter, route
 from modelfleet.compat.mlflow.wire import Json
@@ -22,9 +22,9 @@ def history(call: Call) -> Json:
             f"Invalid value {limit} for parameter 'max_results' supplied. "
             "It must be a positive integer."
         )
-    offset = tokens.start(call)
+    offset = pages.start(call)
     found = call.tracking.metric_history(call.caller, run_id, key, limit=limit, offset=offset)
-    token = tokens.following(call, offset + (limit or 0)) if found.more else None
+    token = pages.following(call, offset + (limit or 0)) if found.more else None
     return wire.page("metrics", [wire.point(one) for one in found.items], token)
 
 

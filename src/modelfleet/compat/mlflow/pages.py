@@ -48,3 +48,20 @@ def max_results(call: Call, default: int, highest: int) -> int:
             f"Invalid value {found} for parameter 'max_results' supplied: It must be at least 0"
         )
     return found
+
+
+def start(call: Call) -> int:
+    """Where this call's search goes on."""
+    return offset_of(call.optional("page_token"), _asked(call))
+
+
+def following(call: Call, offset: int) -> str:
+    """The token of the page that begins at `offset`, of this call's search."""
+    return token_of(offset, _asked(call))
+
+
+def _asked(call: Call) -> Sequence[object]:
+    route = call.request.url.path.rpartition("/mlflow/")[2]
+    paging = ("page_token", "max_results")
+    asked = sorted((k, v) for k, v in call.parameters.items() if k not in paging)
+    return (call.namespace, route, asked)

@@ -156,7 +156,7 @@ def _pattern(path: str) -> re.Pattern[str]:
         text += re.escape(parts[index])
         if index + 1 < len(parts):
             text += f"(?P<{parts[index + 1]}>{'.+' if parts[index + 2] else '[^/]+'})"
-    return re.compile(text)
+    return re.compile(text, re.DOTALL)
 
 
 def _add(made: Route, place: str) -> None:

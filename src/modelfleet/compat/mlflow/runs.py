@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from modelfleet.compat.mlflow import tokens, wire
+from modelfleet.compat.mlflow import pages, wire
 from modelfleet.compat.mlflow.errors import invalid
 from modelfleet.compat.mlflow.routing import Call, missing_parameter, route, wrong_type
 from modelfleet.compat.mlflow.wire import Json
@@ -103,7 +103,7 @@ def search(call: Call) -> Json:
     for name in ("experiment_ids", "order_by"):
         if not isinstance(call.parameters.get(name) or [], list):
             raise wrong_type(name, call.parameters[name])
-    limit, offset = wire.given_limit(call, 1000), tokens.start(call)
+    limit, offset = wire.given_limit(call, 1000), pages.start(call)
     found = call.tracking.search_runs(
         call.caller,
         call.texts("experiment_ids"),
@@ -113,7 +113,7 @@ def search(call: Call) -> Json:
         limit=limit,
         offset=offset,
     )
-    token = tokens.following(call, offset + limit) if found.more else None
+    token = pages.following(call, offset + limit) if found.more else None
     return wire.page("runs", [wire.run(one) for one in found.items], token)
 
 

@@ -12,7 +12,7 @@ LONGEST = 1000
 """characters"""
 _DRIVE = re.compile(r"[A-Za-z]:(?:[/\\]|$)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_OURS = re.compile(r"mlflow-artifacts:(?://[^/]*)?/?(.*)")
+_OURS = re.compile(r"mlflow-artifacts:(?://[^/]*)?/?(.*)", re.DOTALL)
 _MODEL = re.compile(r"(?:.*/)?models/(m-[0-9a-f]{32})/artifacts(?=/|$)")
 
 

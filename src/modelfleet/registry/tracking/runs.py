@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from modelfleet.core.authorization import Principal
-from modelfleet.core.clock import now_us
+from modelfleet.core.clock import iso, now_us
 from modelfleet.core.errors import InvalidInput, NotFound
 from modelfleet.core.ids import new_id
 from modelfleet.registry import store as registry_store
-from modelfleet.registry.tracking import limits, store
+from modelfleet.registry.tracking import limits, paths, store
 from modelfleet.registry.tracking.base import Verbs
 from modelfleet.registry.tracking.dialect import upsert
 from modelfleet.registry.tracking.tables import run, run_tag
@@ -47,31 +47,38 @@ class RunVerbs(Verbs):
         self._may_write(actor)
         with self._database.begin() as connection:
             place = self._active_experiment(connection, experiment_number)
-            made = new_id()
-            connection.execute(
-                sa.insert(run).values(
-                    id=made,
-                    experiment_id=place.id,
-                    name=chosen,
-                    user=user,
-                    status="RUNNING",
-                    started_at=started_at,
-                    dataset="",
-                    git_commit=own_tags.get(COMMIT_TAG, "")[:64],
-                    created_at=now_us(),
-                )
-            )
+            made, now = new_id(), now_us()
+            values = {
+                "id": made,
+                "experiment_id": place.id,
+                "name": chosen,
+                "user": user,
+                "status": "RUNNING",
+                "started_at": started_at,
+                "dataset": "",
+                "git_commit": own_tags.get(COMMIT_TAG, "")[:64],
+            }
+            connection.execute(sa.insert(run).values(**values, created_at=now))
             rows = [{"run_id": made, "key": k, "value": v} for k, v in own_tags.items()]
             connection.execute(sa.insert(run_tag), rows)
             details: dict[str, object] = {"experiment": place.number, "name": chosen}
             self._record(connection, actor, "create-run", "run", made, details)
-            return self._whole(connection, made)
+        return Run(
+            **values,
+            experiment=place.name,
+            parameters={},
+            metrics={},
+            created_at=iso(now),
+            tags=own_tags,
+            experiment_number=place.number,
+            artifact_uri=paths.join(place.artifact_location, made, "artifacts"),
+        )
 
     def get_run(self, actor: Principal, run_id: str) -> Run:
         """With all that it logged; deleted ones, too."""
         self._may_read(actor)
         with self._database.read() as connection:
-            return self._whole(connection, run_id)
+            return self._read(connection, run_id, whole=True)
 
     def update_run(
         self,
@@ -82,7 +89,10 @@ class RunVerbs(Verbs):
         ended_at: int | None = None,
         name: str | None = None,
     ) -> Run:
-        """Only what is given is changed. ended_at: milliseconds since 1970."""
+        """The run without what it logged. Only what is given is changed.
+
+        ended_at: milliseconds since 1970.
+        """
         if status is not None and status not in RUN_STATUSES:
             raise limits.invalid_value("status", status, f"Valid are {', '.join(RUN_STATUSES)}.")
         limits.check_length("run_name", name or "", limits.KEY)
@@ -97,7 +107,7 @@ class RunVerbs(Verbs):
                     row = {"run_id": run_id, "key": NAME_TAG, "value": name}
                     connection.execute(upsert(connection, run_tag), [row])
                 self._record(connection, actor, "update-run", "run", run_id, changes)
-            return self._whole(connection, run_id)
+            return self._read(connection, run_id, whole=False)
 
     def delete_run(self, actor: Principal, run_id: str) -> None:
         """Put it away; `restore_run` brings it back."""
@@ -145,8 +155,8 @@ class RunVerbs(Verbs):
         if changes:
             connection.execute(sa.update(run).where(run.c.id == run_id).values(**changes))
 
-    def _whole(self, connection: sa.Connection, run_id: str) -> Run:
-        found = store.find_run(connection, self.namespace_id, run_id)
+    def _read(self, connection: sa.Connection, run_id: str, *, whole: bool) -> Run:
+        found = store.find_run(connection, self.namespace_id, run_id, whole=whole)
         if found is None:
             raise NotFound(f"Run with id={run_id[:300]} not found")
         return found

@@ -105,10 +105,12 @@ def add_finished_run(
     return made
 
 
-def find_run(connection: sa.Connection, namespace_id: str, run_id: str) -> Run | None:
-    found = runs(
-        connection, sa.and_(run.c.id == run_id, experiment.c.namespace_id == namespace_id), limit=1
-    )
+def find_run(
+    connection: sa.Connection, namespace_id: str, run_id: str, *, whole: bool = True
+) -> Run | None:
+    """whole: with all that it logged."""
+    own = sa.and_(run.c.id == run_id, experiment.c.namespace_id == namespace_id)
+    found = runs(connection, own, limit=1, whole=whole)
     return found[0] if found else None
 
 
@@ -125,10 +127,11 @@ def runs(
     joins: Sequence[tuple[sa.FromClause, sa.ColumnElement[bool]]] = (),
     limit: int,
     offset: int = 0,
+    whole: bool = True,
 ) -> list[Run]:
-    """Runs that meet `condition` (on the tables run and experiment), with all they logged.
+    """Runs that meet `condition` (on the tables run and experiment).
 
-    joins: outer ones that `order` needs.
+    joins: outer ones that `order` needs; whole: with all that they logged.
     """
     source: sa.FromClause = run.join(experiment, experiment.c.id == run.c.experiment_id)
     for table, on in joins:
@@ -141,7 +144,7 @@ def runs(
         .order_by(*order)
     )
     rows = connection.execute(query.limit(limit).offset(offset)).all()
-    ids = [row.id for row in rows]
+    ids = [row.id for row in rows] if whole else []
     parameters = registry_store.tags_of(connection, run_parameter, ids)
     tags = registry_store.tags_of(connection, run_tag, ids)
     points = _points(connection, ids)

@@ -1,0 +1,76 @@
+"""Stock MLflow clients, the newest and an older one, log and find what they logged."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from running import SETTINGS, Platform
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("e2e-mlflow-tracking"),
+]
+RELEASES = ("3.17.2", "3.12.0")
+WITH = ("scikit-learn", "xgboost-cpu", "lightgbm")
+_CALLS = Path(__file__).with_name("mlflow_tracking_calls.py")
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    made = Platform(SETTINGS + "\n[registry]\ncreate_namespaces = true\n")
+    try:
+        made.up()
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def mlflow(
+    platform: Platform, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str, str], None]:
+    """Run a function of `mlflow_tracking_calls.py` with that release, against that address."""
+    uv = Path(sys.executable).with_name("uv")
+    pythons: dict[str, Path] = {}
+
+    def call(release: str, function: str, place: str) -> None:
+        if release not in pythons:
+            folder = tmp_path_factory.mktemp(f"mlflow-{release}")
+            pythons[release] = folder / "bin" / "python"
+            subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
+            install = [uv, "pip", "install", "-q", "--python", pythons[release]]
+            subprocess.run([*install, f"mlflow=={release}", *WITH], check=True)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{platform.ports()['api']}{place}"
+        environment["MLFLOW_TRACKING_TOKEN"] = platform.key
+        environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+        done = subprocess.run(
+            [pythons[release], _CALLS, function],
+            env=environment,
+            cwd=tmp_path_factory.mktemp("run"),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.stdout.endswith("done\n"), done.stderr[-3000:]
+
+    return call
+
+
+@pytest.mark.parametrize("function", ["runs", "files", "logged_models", "autologging"])
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_stock_client_is_at_home(
+    mlflow: Callable[[str, str, str], None], release: str, function: str
+) -> None:
+    mlflow(release, function, f"/t/{function}-{release}")
+
+
+def test_the_default_namespace_needs_no_path(mlflow: Callable[[str, str, str], None]) -> None:
+    mlflow(RELEASES[0], "runs", "")
