@@ -1,4 +1,4 @@
-"""Stock MLflow clients, the newest and an older one, log and find what they logged."""
+"""Stock MLflow clients, the newest and an older one, at home: they track, register and load."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import SETTINGS, Platform
@@ -15,16 +16,20 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("e2e-mlflow-tracking"),
+    pytest.mark.xdist_group("e2e-mlflow-clients"),
 ]
 RELEASES = ("3.17.2", "3.12.0")
 WITH = ("scikit-learn", "xgboost-cpu", "lightgbm")
-_CALLS = Path(__file__).with_name("mlflow_tracking_calls.py")
+FUNCTIONS = {
+    "tracking": ("runs", "files", "logged_models", "autologging"),
+    "registry": ("versions", "registry", "frozen", "webhooks", "prompts"),
+}
 
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[Platform]:
-    made = Platform(SETTINGS + "\n[registry]\ncreate_namespaces = true\n")
+    settings = "\n[registry]\ncreate_namespaces = true\nprivate_webhooks = true\n"
+    made = Platform(SETTINGS + settings)
     try:
         made.up()
         yield made
@@ -35,12 +40,12 @@ def platform() -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def mlflow(
     platform: Platform, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str, str], None]:
-    """Run a function of `mlflow_tracking_calls.py` with that release, against that address."""
+) -> Callable[[str, str, str, str], None]:
+    """Run a function of one of the `mlflow_*_calls.py` with that release, at that address."""
     uv = Path(sys.executable).with_name("uv")
     pythons: dict[str, Path] = {}
 
-    def call(release: str, function: str, place: str) -> None:
+    def call(release: str, calls: str, function: str, place: str) -> None:
         if release not in pythons:
             folder = tmp_path_factory.mktemp(f"mlflow-{release}")
             pythons[release] = folder / "bin" / "python"
@@ -52,7 +57,7 @@ def mlflow(
         environment["MLFLOW_TRACKING_TOKEN"] = platform.key
         environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
         done = subprocess.run(
-            [pythons[release], _CALLS, function],
+            [pythons[release], Path(__file__).with_name(f"mlflow_{calls}_calls.py"), function],
             env=environment,
             cwd=tmp_path_factory.mktemp("run"),
             capture_output=True,
@@ -64,13 +69,29 @@ def mlflow(
     return call
 
 
-@pytest.mark.parametrize("function", ["runs", "files", "logged_models", "autologging"])
+@pytest.mark.parametrize(
+    ("calls", "function"), [(k, one) for k, functions in FUNCTIONS.items() for one in functions]
+)
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_stock_client_is_at_home(
-    mlflow: Callable[[str, str, str], None], release: str, function: str
+    mlflow: Callable[[str, str, str, str], None], release: str, calls: str, function: str
 ) -> None:
-    mlflow(release, function, f"/t/{function}-{release}")
+    mlflow(release, calls, function, f"/t/{function}-{release}")
 
 
-def test_the_default_namespace_needs_no_path(mlflow: Callable[[str, str, str], None]) -> None:
-    mlflow(RELEASES[0], "runs", "")
+def test_the_default_namespace_needs_no_path(
+    mlflow: Callable[[str, str, str, str], None],
+) -> None:
+    mlflow(RELEASES[0], "tracking", "runs", "")
+
+
+def test_what_a_stock_client_logged_deploys_with_one_command(
+    mlflow: Callable[[str, str, str, str], None], platform: Platform
+) -> None:
+    mlflow(RELEASES[0], "registry", "deployable", "")
+    done = platform.run("deploy", "deployed", "1", "--wait", timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = {"a": [1.0, -2.0], "b": [1.0, -1.0], "c": [0.0, 0.0]}
+    answer = platform.client.predict("deployed", rows)
+    outputs: Any = answer["outputs"]
+    assert outputs[0]["data"] == [1, 0]
