@@ -11,7 +11,7 @@ from pathlib import Path
 from modelfleet.batch import BatchService
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.blobs import BlobStore, FolderBlobStore
-from modelfleet.core.database import Database
+from modelfleet.core.database import Database, place_of
 from modelfleet.core.jobs import Handler, LocalJobRunner
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
@@ -73,7 +73,7 @@ class Fleet:
 def build(settings: Settings) -> Fleet:
     """Everything, built but not started. Brings the database to the present schema."""
     layout = settings.layout
-    database = Database(layout.fleet_database)
+    database = Database(place_of(settings))
     migrate(database)
     blobs = FolderBlobStore(layout.blobs)
     bundles = BundleStore(layout, blobs)

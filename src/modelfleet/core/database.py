@@ -1,21 +1,30 @@
 """The one SQL database. Rooms declare their tables on `metadata` and keep SQL in their `store.py`.
 
-SQLite runs in WAL mode with `synchronous=FULL`: what was acknowledged survives a power cut.
-Writing transactions begin IMMEDIATE, so that two writers wait for each other instead of failing.
+Two stores mean the same. SQLite, a file: WAL mode with `synchronous=FULL`, so that what was
+acknowledged survives a power cut; writing transactions begin IMMEDIATE. PostgreSQL, a server: a
+writing transaction takes one advisory lock first (`core.postgres`). Either way writers wait for
+each other instead of failing, whatever they write: chains, sequences and proposals of version
+numbers can be read and continued without a further thought.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from modelfleet.core import postgres
+from modelfleet.core.clock import now_us
+from modelfleet.core.errors import FleetError, InvalidInput, Unavailable
 from modelfleet.core.files import make_private
+from modelfleet.core.settings import Settings
 
 metadata = sa.MetaData(
     naming_convention={
@@ -26,6 +35,11 @@ metadata = sa.MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+WAIT_SECONDS = 30
+"""How long a writer waits for the others."""
+_POOL = 20
+_HERE = ("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+_fence: ContextVar[Callable[[sa.Connection], None] | None] = ContextVar("fence", default=None)
 
 
 class Json(sa.TypeDecorator[object]):
@@ -41,40 +55,134 @@ class Json(sa.TypeDecorator[object]):
         return None if value is None else json.loads(value)
 
 
-class Database:
-    """Connections to the one database."""
+def place_of(settings: Settings) -> Path | sa.URL:
+    """Where the database of these settings is."""
+    if not settings.database.url:
+        return settings.layout.fleet_database
+    return postgres.url_of(settings)
 
-    def __init__(self, path: Path) -> None:
-        make_private(path)
-        self.engine = sa.create_engine(
-            f"sqlite:///{path}", pool_size=20, connect_args={"timeout": 30}
-        )
-        sa.event.listen(self.engine, "connect", _on_connect)
+
+@contextmanager
+def fenced(check: Callable[[sa.Connection], None]) -> Iterator[None]:
+    """Within the block, each writing transaction of this thread begins with `check`.
+
+    For whoever acts on a lease: `check` raises when somebody else holds it by now.
+    """
+    token = _fence.set(check)
+    try:
+        yield
+    finally:
+        _fence.reset(token)
+
+
+class Database:
+    """Connections to the one database. place: a file of SQLite, or the address of PostgreSQL.
+
+    What is not there, too busy or full raises `Unavailable`; a value that the database can't hold
+    (too long, too large, with a zero byte) `InvalidInput`.
+    """
+
+    def __init__(self, place: Path | sa.URL) -> None:
+        self.place = place
+        self.is_postgres = not isinstance(place, Path)
+        self._writing = threading.Lock()
+        if isinstance(place, Path):
+            make_private(place)
+            self.engine = sa.create_engine(
+                f"sqlite:///{place}", pool_size=_POOL, connect_args={"timeout": WAIT_SECONDS}
+            )
+            sa.event.listen(self.engine, "connect", _on_connect)
+            self._begin, self._read = "BEGIN IMMEDIATE", "BEGIN"
+        else:
+            self.engine = postgres.engine(place, _POOL)
+            self._begin, self._read = postgres.begin(WAIT_SECONDS), postgres.READ
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
         """A writing transaction: committed at the end of the block, rolled back if it raises."""
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.rollback()
-                raise
-            connection.commit()
+        # Those of this process queue here, where they hold no connection that readers need.
+        if not self._writing.acquire(timeout=WAIT_SECONDS):
+            raise _busy()
+        try:
+            with self._explained(), self._opened(self._begin) as connection:
+                try:
+                    check = _fence.get()
+                    if check is not None:
+                        check(connection)
+                    yield connection
+                except BaseException:
+                    connection.rollback()
+                    raise
+                connection.commit()
+        finally:
+            self._writing.release()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view; writers are not held up."""
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN")
+        with self._explained(), self._opened(self._read) as connection:
             try:
                 yield connection
             finally:
                 connection.rollback()
 
+    def now_us(self, connection: sa.Connection) -> int:
+        """The time by the one clock that all control planes share, in microseconds."""
+        return postgres.now_us(connection) if self.is_postgres else now_us()
+
     def close(self) -> None:
         self.engine.dispose()
+
+    @contextmanager
+    def _opened(self, first: str) -> Iterator[sa.Connection]:
+        """A connection in a transaction. One that died in the pool is replaced, once."""
+        # Statements go to the driver as they are: several at once, and no parameters.
+        options = {"no_parameters": True}
+        connection = self.engine.connect()
+        try:
+            try:
+                connection.exec_driver_sql(first, execution_options=options)
+            except sa.exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                connection.close()
+                connection = self.engine.connect()
+                connection.exec_driver_sql(first, execution_options=options)
+            yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.TimeoutError as error:
+            raise _busy() from error
+        except sa.exc.DBAPIError as error:
+            told = postgres.explain(error) if self.is_postgres else _explain(error)
+            if told is None:
+                raise
+            raise told from error
+
+
+def _busy() -> Unavailable:
+    return Unavailable(
+        f"The database was busy for {WAIT_SECONDS} s.", hint="Try again, a little later."
+    )
+
+
+def _explain(error: sa.exc.DBAPIError) -> FleetError | None:
+    """What SQLite's error means to a caller; None if it is a mistake of ours."""
+    if isinstance(error, sa.exc.DataError):
+        return InvalidInput(f"The database can't hold this: {error.orig}.")
+    name = getattr(error.orig, "sqlite_errorname", "")
+    if name.startswith("SQLITE_BUSY"):
+        return _busy()
+    if name.startswith("SQLITE_FULL"):
+        return Unavailable("The disk is full; nothing was changed.", hint="Free some space.")
+    if name.startswith(_HERE):
+        return Unavailable(f"The database can't be used: {error.orig}.", hint="modelfleet doctor")
+    return None
 
 
 def _on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -84,7 +192,7 @@ def _on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> Non
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        "busy_timeout=30000",
+        f"busy_timeout={WAIT_SECONDS * 1000}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

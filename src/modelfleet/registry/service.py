@@ -498,7 +498,7 @@ class RegistryService:
                 sa.select(model.c.latest_version_id).where(model.c.id == found.id).scalar_subquery()
             )
         elif reference.isascii() and reference.isdigit():
-            named = model_version.c.sequence == int(reference[:18])
+            named = model_version.c.sequence == sa.literal(int(reference[:18]), sa.BigInteger)
         elif "." in reference:
             named = model_version.c.semver_sort_key == semver.parse(reference).sort_key
         matching = store.versions(connection, sa.and_(model_version.c.model_id == found.id, named))
