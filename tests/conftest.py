@@ -24,7 +24,6 @@ from modelfleet.wiring import Fleet
 from people import ADMIN, principal
 from postgres_server import Server
 
-
 STORES = ("sqlite", "postgres")
 
 
@@ -62,7 +61,7 @@ def _migrated(place: Path | sa.URL) -> None:
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest) -> str:
+def database_kind(request: pytest.FixtureRequest) -> str:
     """Tests of what uses a database run on each store that there is."""
     found: str = request.param
     return found
@@ -76,11 +75,11 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @pytest.fixture
-def place(
-    store: str, layout: Layout, request: pytest.FixtureRequest
+def database_place(
+    database_kind: str, layout: Layout, request: pytest.FixtureRequest
 ) -> Iterator[Path | sa.URL]:
     """Where a migrated database without rows is: one for each test."""
-    if store == "sqlite":
+    if database_kind == "sqlite":
         shutil.copy(request.getfixturevalue("empty_database"), layout.fleet_database)
         yield layout.fleet_database
         return
@@ -90,27 +89,27 @@ def place(
 
 
 @pytest.fixture
-def settings(layout: Layout, place: Path | sa.URL) -> Settings:
+def fleet_settings(layout: Layout, database_place: Path | sa.URL) -> Settings:
     """Of a home with such a database."""
     from modelfleet.core.settings import load_settings
 
-    url = "" if isinstance(place, Path) else str(place)
+    url = "" if isinstance(database_place, Path) else str(database_place)
     return load_settings(layout.home, {"database": {"url": url}}, environment={})
 
 
 @pytest.fixture
-def database(place: Path | sa.URL) -> Iterator[Database]:
-    made = Database(place)
+def database(database_place: Path | sa.URL) -> Iterator[Database]:
+    made = Database(database_place)
     yield made
     made.close()
 
 
 @pytest.fixture
-def fleet(settings: Settings) -> Iterator[Fleet]:
+def fleet(fleet_settings: Settings) -> Iterator[Fleet]:
     """Everything wired as in production, nothing started."""
     from modelfleet.wiring import build
 
-    made = build(settings)
+    made = build(fleet_settings)
     yield made
     made.converters.close()
     made.database.close()

@@ -15,6 +15,7 @@ from modelfleet.core.database import Database, place_of
 from modelfleet.core.jobs import Handler, LocalJobRunner
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
+from modelfleet.core.membership import Membership
 from modelfleet.core.migrate import migrate
 from modelfleet.core.settings import Settings
 from modelfleet.engines.engine import Engine
@@ -63,6 +64,7 @@ class Fleet:
     engine: Engine
     gateway: GatewayFiles
     jobs: LocalJobRunner
+    membership: Membership
     reconciler: Reconciler
     converters: Converters
     prepare: PrepareService
@@ -78,9 +80,10 @@ def build(settings: Settings) -> Fleet:
     blobs = FolderBlobStore(layout.blobs)
     bundles = BundleStore(layout, blobs)
     handlers: dict[str, Handler] = {}
-    jobs = LocalJobRunner(database, handlers)
-    registry = RegistryService(database, bundles, jobs)
     signing_key = SigningKey(layout)
+    membership = Membership(database, signing_key.thumbprint)
+    jobs = LocalJobRunner(database, handlers, membership=membership)
+    registry = RegistryService(database, bundles, jobs)
     identity = IdentityService(database, signing_key)
     endpoints = EndpointService(database, settings.serving.request_timeout_ms)
     evidence = EvidenceReader(layout.evidence_database)
@@ -124,7 +127,6 @@ def build(settings: Settings) -> Fleet:
         rollouts,
         TrafficController(settings, serving),
         [
-            converters.end_idle,
             batches.look,
             quarantine.look,
             publisher.observe,
@@ -133,6 +135,9 @@ def build(settings: Settings) -> Fleet:
             _watch_over(monitoring, endpoints, registry),
         ],
         settings.reconcile.interval_seconds,
+        membership=membership,
+        own=[converters.end_idle],
+        let_go=batches.close,
     )
     return Fleet(
         settings=settings,
@@ -151,6 +156,7 @@ def build(settings: Settings) -> Fleet:
         engine=LocalEngine(layout.desired, layout.observed),
         gateway=gateway,
         jobs=jobs,
+        membership=membership,
         reconciler=reconciler,
         converters=converters,
         prepare=prepare,

@@ -13,6 +13,7 @@ from modelfleet.cli.failure import explain
 
 _COMMANDS = {
     "up": ("platform", "Start modelfleet on this machine."),
+    "control": ("platform", "Run a further control plane of a home with PostgreSQL."),
     "down": ("platform", "Stop it."),
     "restart": ("platform", "Restart the host agent in place; serving goes on."),
     "status": ("platform", "What runs and how it is."),

@@ -10,6 +10,7 @@ numbers can be read and continued without a further thought.
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,6 +63,19 @@ def place_of(settings: Settings) -> Path | sa.URL:
     return postgres.url_of(settings)
 
 
+def check(settings: Settings) -> None:
+    """Raises `Unavailable` if the server does not answer, `InvalidInput` if it is too old."""
+    place = place_of(settings)
+    if isinstance(place, Path):
+        return
+    database = Database(place)
+    try:
+        with database.read() as connection:
+            postgres.check(connection)
+    finally:
+        database.close()
+
+
 @contextmanager
 def fenced(check: Callable[[sa.Connection], None]) -> Iterator[None]:
     """Within the block, each writing transaction of this thread begins with `check`.
@@ -82,11 +96,20 @@ class Database:
     (too long, too large, with a zero byte) `InvalidInput`.
     """
 
-    def __init__(self, place: Path | sa.URL) -> None:
+    def __init__(self, place: Path | sa.URL, *, read_only: bool = False) -> None:
+        """read_only: a file is neither made nor changed, whatever its state."""
         self.place = place
         self.is_postgres = not isinstance(place, Path)
         self._writing = threading.Lock()
-        if isinstance(place, Path):
+        if isinstance(place, Path) and read_only:
+            uri = f"{place.absolute().as_uri()}?mode=ro"
+            self.engine = sa.create_engine(
+                "sqlite://",
+                creator=lambda: sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None),
+                poolclass=sa.NullPool,
+            )
+            self._begin, self._read = "BEGIN", "BEGIN"
+        elif isinstance(place, Path):
             make_private(place)
             self.engine = sa.create_engine(
                 f"sqlite:///{place}", pool_size=_POOL, connect_args={"timeout": WAIT_SECONDS}

@@ -26,6 +26,11 @@ class SigningKey:
             _create(layout)
         self._key = ECKey.import_key(layout.signing_key.read_bytes())
 
+    @property
+    def thumbprint(self) -> str:
+        """Which key it is (RFC 7638)."""
+        return self._key.thumbprint()
+
     def issue(
         self,
         principal_id: str,

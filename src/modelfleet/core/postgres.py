@@ -13,6 +13,7 @@ from modelfleet.core.errors import FleetError, InvalidInput, Unavailable
 if TYPE_CHECKING:
     from modelfleet.core.settings import Settings
 
+_OLDEST = 13
 _CONNECT_SECONDS = 5
 _LOCK = 0x6D666C74
 """First half of the key of our advisory lock; the other half is the schema's."""
@@ -79,10 +80,10 @@ class _Bytewise(PGTypeCompiler):
     Keys of semantic versions rely on it, and so do pages of names.
     """
 
-    def visit_VARCHAR(self, type_: Any, **kw: Any) -> str:  # noqa: N802
+    def visit_VARCHAR(self, type_: Any, **kw: Any) -> str:
         return super().visit_VARCHAR(type_, **kw) + _collation(type_, kw)
 
-    def visit_TEXT(self, type_: Any, **kw: Any) -> str:  # noqa: N802
+    def visit_TEXT(self, type_: Any, **kw: Any) -> str:
         return super().visit_TEXT(type_, **kw) + _collation(type_, kw)
 
 
@@ -95,6 +96,22 @@ def _collation(type_: Any, kw: dict[str, Any]) -> str:
 def now_us(connection: sa.Connection) -> int:
     query = sa.text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
     return int(connection.execute(query).scalar_one())
+
+
+def check(connection: sa.Connection) -> None:
+    """Raises `InvalidInput` for a server that can't hold the platform's data."""
+    found = int(connection.execute(sa.text("SHOW server_version_num")).scalar_one())
+    if found < _OLDEST * 10_000:
+        raise InvalidInput(
+            f"The database server is PostgreSQL {found // 10_000}.",
+            hint=f"Use {_OLDEST} or newer.",
+        )
+    encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        raise InvalidInput(
+            f"The database's encoding is {encoding}.",
+            hint="Make it with: CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0",
+        )
 
 
 def explain(error: sa.exc.DBAPIError) -> FleetError | None:

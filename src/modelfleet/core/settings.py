@@ -172,7 +172,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return Layout(self.home)
 
     def database_password(self) -> str:
-        """From the setting or the file. Raises `InvalidInput` if both or no readable file is set."""
+        """From the setting or the file. Raises `InvalidInput` for both, or an unreadable file."""
         given = self.database
         if given.password and given.password_file:
             raise InvalidInput("database.password and database.password_file exclude each other.")
