@@ -139,17 +139,19 @@ def test_jobs_of_the_dead_are_run_by_the_living_and_its_writes_fail(
     first.MAX_ATTEMPTS = 1
     with database.begin() as connection:
         first.enqueue(connection, "w", "a", {"n": 1})
-    first.start()
-    assert begun.wait(10)
     second = LocalJobRunner(
         database, {"w": Handler(done.append, lambda *_: None)}, membership=joined()
     )
-    second.start()
-    until(lambda: done)
-    until(lambda: (found := second.status("a")) is not None and found.status == "succeeded")
-    hold.set()
-    first.stop()
-    second.stop()
+    first.start()
+    try:
+        assert begun.wait(10)
+        second.start()
+        until(lambda: done)
+        until(lambda: (found := second.status("a")) is not None and found.status == "succeeded")
+    finally:
+        hold.set()
+        first.stop()
+        second.stop()
     found = second.status("a")
     assert outcome == ["The job a is another control plane's by now."]
     assert given_up == []

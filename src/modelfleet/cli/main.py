@@ -19,6 +19,8 @@ _COMMANDS = {
     "status": ("platform", "What runs and how it is."),
     "doctor": ("doctor", "What is wrong with this home, and what to do."),
     "support-bundle": ("doctor", "Collect what somebody needs who helps from afar."),
+    "backup": ("backup", "Back a home up: DEST; list and verify what is there."),
+    "restore": ("backup", "Build a home from a backup."),
     "logs": ("platform", "Show the log of a process."),
     "login": ("access", "A link that logs you into the pages, once."),
     "fleet": ("evidence", "All endpoints at a glance."),

@@ -7,14 +7,16 @@ whole and its digest is right.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from modelfleet.core.errors import InvalidInput, NotFound, Unavailable
+from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 
 class BlobStore(Protocol):
@@ -77,4 +79,24 @@ class FolderBlobStore:
         return self._place(sha256).exists()
 
     def delete(self, sha256: str) -> None:
-        self._place(sha256).unlink(missing_ok=True)
+        """Raises `Conflict` while a backup is being made."""
+        with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            self._place(sha256).unlink(missing_ok=True)
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Within the block nothing is deleted, by no process: for whoever copies what is here."""
+        return self._locked(fcntl.LOCK_SH)
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        handle = os.open(self._folder / ".kept", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, how)
+            except BlockingIOError:
+                raise Conflict(
+                    "A backup is being made; nothing is deleted meanwhile.", hint="Try again."
+                ) from None
+            yield
+        finally:
+            os.close(handle)

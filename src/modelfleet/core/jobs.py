@@ -185,8 +185,8 @@ class LocalJobRunner:
             if row is None:
                 return None
             owner = self._membership.id
-            if not owner:
-                return None
+            if not self._membership.lives(connection):
+                return None  # others take us for dead; soon we join anew
             connection.execute(
                 sa.update(job)
                 .where(job.c.id == row["id"])

@@ -101,6 +101,11 @@ class Membership:
             self._leads = False
             raise Unavailable("Another control plane leads.")
 
+    def lives(self, connection: sa.Connection) -> bool:
+        """Whether our row is there; without it we may take nothing on."""
+        query = sa.select(member.c.id).where(member.c.id == self.id)
+        return connection.execute(query).first() is not None
+
     def beat(self) -> None:
         """Renew the row, remove those of the dead. One that lost its row joins anew."""
         began = time.monotonic()

@@ -39,12 +39,26 @@ def migrate(database: Database) -> None:
             f"The database has the schema {present}, which this release does not know.",
             hint="Install the release that wrote it, or a newer one.",
         )
+    with database.begin() as connection:
+        upgrade_to(connection, "head")
+
+
+def upgrade_to(connection: sa.Connection, revision: str) -> None:
+    """In the caller's transaction. revision: one of `revisions`, or head."""
     from alembic import command
 
     config = configuration()
-    with database.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def downgrade_to(connection: sa.Connection, revision: str) -> None:
+    """Back to an earlier schema, or to `base`. What only the later one can hold is lost."""
+    from alembic import command
+
+    config = configuration()
+    config.attributes["connection"] = connection
+    command.downgrade(config, revision)
 
 
 def current(database: Database) -> str | None:
