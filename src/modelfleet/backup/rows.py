@@ -90,7 +90,7 @@ def load(database: Database, lines: Iterable[str], dumped: Dump) -> None:
             f"The backup has the schema {dumped.schema}, which this release does not know.",
             hint="Install the release that wrote it, or a newer one.",
         )
-    with database.begin() as connection:
+    with database.begin(rebuild=True) as connection:
         if sa.inspect(connection).get_table_names():
             raise Conflict("The database is not empty.", hint="Restore into an empty one.")
         upgrade_to(connection, dumped.schema)

@@ -121,18 +121,25 @@ class Database:
             self._begin, self._read = postgres.begin(WAIT_SECONDS), postgres.READ
 
     @contextmanager
-    def begin(self) -> Iterator[sa.Connection]:
-        """A writing transaction: committed at the end of the block, rolled back if it raises."""
+    def begin(self, *, rebuild: bool = False) -> Iterator[sa.Connection]:
+        """A writing transaction: committed at the end of the block, rolled back if it raises.
+
+        rebuild: tables are about to be replaced; references are checked at the end alone. (SQLite
+        changes many things of a table only by making it anew.)
+        """
         # Those of this process queue here, where they hold no connection that readers need.
         if not self._writing.acquire(timeout=WAIT_SECONDS):
             raise _busy()
         try:
-            with self._explained(), self._opened(self._begin) as connection:
+            loose = rebuild and not self.is_postgres
+            with self._explained(), self._opened(self._begin, loose) as connection:
                 try:
                     check = _fence.get()
                     if check is not None:
                         check(connection)
                     yield connection
+                    if loose:
+                        _check_references(connection)
                 except BaseException:
                     connection.rollback()
                     raise
@@ -157,12 +164,17 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def _opened(self, first: str) -> Iterator[sa.Connection]:
-        """A connection in a transaction. One that died in the pool is replaced, once."""
+    def _opened(self, first: str, loose: bool = False) -> Iterator[sa.Connection]:
+        """A connection in a transaction. One that died in the pool is replaced, once.
+
+        loose: SQLite does not look at references.
+        """
         # Statements go to the driver as they are: several at once, and no parameters.
         options = {"no_parameters": True}
         connection = self.engine.connect()
         try:
+            if loose:
+                connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
             try:
                 connection.exec_driver_sql(first, execution_options=options)
             except sa.exc.DBAPIError as error:
@@ -173,6 +185,8 @@ class Database:
                 connection.exec_driver_sql(first, execution_options=options)
             yield connection
         finally:
+            if loose:
+                connection.exec_driver_sql("PRAGMA foreign_keys=ON")
             connection.close()
 
     @contextmanager
@@ -186,6 +200,13 @@ class Database:
             if told is None:
                 raise
             raise told from error
+
+
+def _check_references(connection: sa.Connection) -> None:
+    for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+        raise FleetError(
+            f"Row {row} of {table} refers to nothing in {parent}; nothing was changed."
+        )
 
 
 def _busy() -> Unavailable:

@@ -39,12 +39,27 @@ def migrate(database: Database) -> None:
             f"The database has the schema {present}, which this release does not know.",
             hint="Install the release that wrote it, or a newer one.",
         )
-    with database.begin() as connection:
-        upgrade_to(connection, "head")
+    with database.begin(rebuild=True) as connection:
+        if revision_of(connection) != known[-1]:  # else a peer did it meanwhile
+            _refuse_under_others(database, connection)
+            upgrade_to(connection, "head")
+
+
+def _refuse_under_others(database: Database, connection: sa.Connection) -> None:
+    """An earlier release must not go on over a schema that it does not know."""
+    if not database.is_postgres or not sa.inspect(connection).has_table("member"):
+        return
+    living = sa.text("SELECT address FROM member WHERE expires_at > :now LIMIT 1")
+    found = connection.execute(living, {"now": database.now_us(connection)}).first()
+    if found is not None:
+        raise Conflict(
+            f"A control plane of an earlier release still uses this database ({found.address}).",
+            hint="Stop it first: one release at a time.",
+        )
 
 
 def upgrade_to(connection: sa.Connection, revision: str) -> None:
-    """In the caller's transaction. revision: one of `revisions`, or head."""
+    """In the caller's transaction, which is a rebuilding one. revision: of `revisions`, or head."""
     from alembic import command
 
     config = configuration()
