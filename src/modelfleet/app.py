@@ -28,8 +28,8 @@ from modelfleet.api import (
 )
 from modelfleet.client.transport import ports_of
 from modelfleet.core.errors import Conflict, FleetError
+from modelfleet.core.files import hold
 from modelfleet.core.settings import Settings, load_settings
-from modelfleet.engines.local.locks import take
 from modelfleet.wiring import Fleet, build
 
 
@@ -121,7 +121,7 @@ def _alone(settings: Settings) -> Iterator[None]:
     if settings.database.url:
         yield
         return
-    held = take(settings.layout.run / "control-plane.lock")
+    held = hold(settings.layout.control_plane_lock)
     if held is None:
         raise Conflict(
             f"A control plane of {settings.home} runs already.",

@@ -81,7 +81,7 @@ def build(settings: Settings) -> Fleet:
     bundles = BundleStore(layout, blobs)
     handlers: dict[str, Handler] = {}
     signing_key = SigningKey(layout)
-    membership = Membership(database, signing_key.thumbprint)
+    membership = Membership(database, signing_key.thumbprint, layout.members)
     jobs = LocalJobRunner(database, handlers, membership=membership)
     registry = RegistryService(database, bundles, jobs)
     identity = IdentityService(database, signing_key)

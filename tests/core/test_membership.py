@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -34,8 +36,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def joined(database: Database) -> Iterator[Joined]:
     made: list[Membership] = []
 
-    def join(fleet: str = "f", beating: bool = True) -> Membership:
-        made.append(Membership(database, fleet))
+    def join(fleet: str = "f", beating: bool = True, locks: Path | None = None) -> Membership:
+        made.append(Membership(database, fleet, locks))
         if beating:
             made[-1].start()
         else:
@@ -100,6 +102,23 @@ def test_after_an_outage_nobody_is_buried_alive(database: Database, joined: Join
     first.beat()
     assert first.leads
     assert [found for found, _ in members(database)] == [first.id, second.id]
+
+
+def test_who_lost_its_lock_is_dead_at_once(
+    database: Database, joined: Joined, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEASE_SECONDS", 60.0)
+    first = joined(beating=False, locks=tmp_path / "locks")
+    second = joined(locks=tmp_path / "locks")
+    time.sleep(0.5)
+    assert [found for found, _ in members(database)] == [first.id, second.id]
+    assert first._held is not None
+    os.close(first._held)  # as the kernel does
+    first._held = None
+    until(lambda: second.leads)
+    assert [path.stem for path in (tmp_path / "locks").iterdir()] == [second.id]
+    second.stop()
+    assert list((tmp_path / "locks").iterdir()) == []
 
 
 def test_another_home_is_refused(database: Database, joined: Joined) -> None:

@@ -30,7 +30,7 @@ from postgres_server import Server
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("e2e-postgres")]
 NAME = "steady"
 WRITERS = 100
-TAKEOVER_SECONDS = 12.0
+TAKEOVER_SECONDS = 5.0
 BROKEN = {
     "bundle.json": json.dumps(
         {

@@ -2,7 +2,8 @@
 
 Each joins with a row and renews it; a row that was not renewed for `LEASE_SECONDS` is removed by
 any other, and what its owner was doing is free again. The oldest living member leads. All times
-are the database's, so that clocks of machines need not agree.
+are the database's, so that clocks of machines need not agree. Each also holds a lock in the home,
+which the kernel drops with it: who finds it free need not wait.
 
 A member may be wrong about itself: it slept, or could not reach the database. So whoever acts on
 being the leader, or on holding a job, does it within `database.fenced`: each of its transactions
@@ -20,12 +21,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
 
 from modelfleet.core.database import Database, metadata
 from modelfleet.core.errors import Conflict, FleetError, Unavailable
+from modelfleet.core.files import hold
 
 log = structlog.get_logger(__name__)
 LEASE_SECONDS = 5.0
@@ -44,12 +47,15 @@ member = sa.Table(
 
 
 class Membership:
-    """This process among the control planes. fleet: of which home; only equal ones may meet."""
+    """This process among the control planes. fleet: of which home; only equal ones may meet.
+    locks: the folder of their locks."""
 
-    def __init__(self, database: Database, fleet: str = "", address: str = "") -> None:
+    def __init__(self, database: Database, fleet: str = "", locks: Path | None = None) -> None:
         self._database = database
         self._fleet = fleet
-        self.address = address
+        self._locks = locks
+        self._held: int | None = None
+        self.address = ""
         self.id = ""
         self._until = 0.0
         """monotonic seconds: for so long are we sure of our row"""
@@ -81,6 +87,7 @@ class Membership:
             self._thread.join()
         if self.id:
             mine, self.id, self._until = self.id, "", 0.0
+            self._unlock(mine)
             try:
                 with self._database.begin() as connection:
                     self._remove(connection, mine)
@@ -117,9 +124,9 @@ class Membership:
                 .where(member.c.id == self.id)
                 .values(expires_at=now + int(LEASE_SECONDS * _US))
             )
-            if renewed.rowcount and patient:
+            if renewed.rowcount:
                 # After an outage everybody is late: the others get as long as we had.
-                self._bury(connection, now)
+                self._bury(connection, now if patient else 0)
             leads = self._oldest(connection) == self.id
         if not renewed.rowcount:
             log.error("lost membership, joining anew", member=self.id)
@@ -130,6 +137,8 @@ class Membership:
     def _join(self) -> None:
         began = time.monotonic()
         made = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(6)}"
+        self._unlock(self.id)
+        self._held = hold(self._lock_of(self._locks, made)) if self._locks else None
         with self._database.begin() as connection:
             now = self._database.now_us(connection)
             self._bury(connection, now if self._database.is_postgres else None)
@@ -169,13 +178,37 @@ class Membership:
 
     def _bury(self, connection: sa.Connection, now: int | None) -> None:
         """Remove members whose time is up; all, if `now` is None."""
-        late = sa.true() if now is None else member.c.expires_at < now
-        for row in connection.execute(sa.select(member.c.id).where(late)).all():
-            if row.id != self.id:
+        for row in connection.execute(sa.select(member.c.id, member.c.expires_at)).all():
+            late = now is None or row.expires_at < now or self._dropped(row.id)
+            if late and row.id != self.id:
                 log.warning("a control plane died", member=row.id)
                 self._remove(connection, row.id)
         for free in self._released:
             free(connection, "")
+
+    @staticmethod
+    def _lock_of(folder: Path, one: str) -> Path:
+        return folder / f"{one}.lock"
+
+    def _dropped(self, other: str) -> bool:
+        """Whether it held a lock here and does not any more."""
+        if self._locks is None or other == self.id:
+            return False
+        path = self._lock_of(self._locks, other)
+        if not path.exists():
+            return False
+        handle = hold(path)
+        if handle is None:
+            return False
+        path.unlink(missing_ok=True)
+        os.close(handle)
+        return True
+
+    def _unlock(self, mine: str) -> None:
+        if self._held is not None and self._locks is not None:
+            self._lock_of(self._locks, mine).unlink(missing_ok=True)
+            os.close(self._held)
+            self._held = None
 
     def _remove(self, connection: sa.Connection, gone: str) -> None:
         connection.execute(sa.delete(member).where(member.c.id == gone))
