@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -250,6 +254,55 @@ def test_an_interrupted_backup_is_none_and_goes_on(
     assert done.new_objects < done.blobs
     assert not (tmp_path / "backup" / "objects" / ".part-left").exists()
     assert verify(place).ok
+
+
+def test_one_that_is_killed_leaves_nothing_behind_for_long(
+    filled: Fleet, registrar: Registrar, tmp_path: Path
+) -> None:
+    for _ in range(30):
+        registrar.version("churn", content=os.urandom(1 << 20))
+    home, place = filled.layout.home, tmp_path / "backup"
+    url = filled.settings.database.url
+    filled.layout.settings_file.write_text(f'[database]\nurl = "{url}"\n')
+    argv = [sys.executable, "-m", "modelfleet.cli.main", "backup", str(place), "--home", str(home)]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while len(objects(place)) < 5:
+        assert process.poll() is None, process.stderr
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=10)
+    with pytest.raises(NotFound, match="no finished backup"):
+        Place(place).manifest()
+    there = len([one for one in objects(place) if not one.name.startswith(".")])
+    done = subprocess.run([*argv, "--json"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["new_objects"] <= 35 - there + 2
+    assert not list(home.glob(".backup-*"))
+    assert not list((place / "objects").glob(".part-*"))
+    assert verify(Place(place)).ok
+
+
+@pytest.mark.parametrize("make_seal", [None, secret], ids=["plain", "sealed"])
+def test_old_snapshots_are_pruned(
+    filled: Fleet, registrar: Registrar, tmp_path: Path, make_seal: MakeSeal | None
+) -> None:
+    place = Place(tmp_path / "backup", make_seal, create=True)
+    for number in range(3):
+        registrar.version("churn", content=bytes([number]) * 9000)
+        create(filled.settings, place)
+    newest = place.snapshots()[1:]
+    before = len(objects(tmp_path / "backup"))
+    found = place.prune(2)
+    assert place.snapshots() == newest
+    assert (len(found.snapshots), found.objects) == (1, 1)  # the rows of then
+    assert len(objects(tmp_path / "backup")) == before - 1
+    for one in newest:
+        assert verify(place, one).ok
+    assert place.prune(2).objects == 0
+    with pytest.raises(InvalidInput):
+        place.prune(0)
 
 
 def test_a_used_home_or_database_is_left_alone(

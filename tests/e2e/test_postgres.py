@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -185,6 +186,32 @@ def test_one_is_killed_in_the_middle_of_a_job(platform: Platform, database: Data
         load.wait_for(100)
         assert load.tally.bad == 0, load.tally
     eventually(lambda: len(members(database)) == 1)  # a planned end needs no waiting
+
+
+def test_one_that_hangs_is_replaced_and_comes_back(platform: Platform, database: Database) -> None:
+    with second_plane(platform) as second, platform.load(NAME, rows(3)) as load:
+        (first_id, _), (second_id, _) = eventually(
+            lambda: found if len(found := members(database)) == 2 else None
+        )
+        pid = platform.pid_of("control-plane")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            eventually(lambda: members(database)[0][0] == second_id, 20)
+            say(f"a hanging one was replaced after {time.monotonic() - began:.1f} s")
+            made = second.register(
+                Linear(2.0), EXAMPLE, name=NAME, team="e2e", wait=True, version="1.1.0"
+            )
+            assert second.deploy(NAME, made.version, wait=True).state == "succeeded"
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # the agent may have ended it
+                os.kill(pid, signal.SIGCONT)
+        eventually(lambda: len(members(database)) == 2)
+        assert members(database)[0][0] == second_id
+        assert first_id not in {one for one, _ in members(database)}
+        assert platform.client.model(NAME).name == NAME
+        load.wait_for(100)
+        assert load.tally.bad == 0, load.tally
 
 
 def _registered_by(platform: Platform, database: Database, owner: str) -> str:

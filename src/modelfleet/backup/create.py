@@ -7,11 +7,13 @@ in the rows, and what is in the rows was stored before them. Meanwhile no blob c
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import sqlite3
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,9 +28,12 @@ from modelfleet.backup.rows import Dump, dump
 from modelfleet.backup.sealing import CHUNK
 from modelfleet.core.blobs import FolderBlobStore
 from modelfleet.core.database import Database, place_of
-from modelfleet.core.errors import InvalidInput, NotFound
+from modelfleet.core.errors import Conflict, InvalidInput, NotFound
+from modelfleet.core.files import hold
+from modelfleet.core.layout import Layout
 from modelfleet.core.settings import Settings
 
+_SCRATCH = ".backup-"
 log = structlog.get_logger(__name__)
 Report = Callable[[str, int, int], None]
 """What is being copied, bytes done, bytes in all."""
@@ -66,7 +71,7 @@ def create(
     keys: with the signing key, the admin's key and the like, also into a place that is not
     encrypted; into an encrypted one they always come along. evidence: with counters, windows and
     predictions. Raises `NotFound` if the home was never started, `Unavailable` if there is no
-    database or no space, `Conflict` while another backup writes to the place.
+    database or no space, `Conflict` while another backup is being made of it or in the place.
     """
     layout = settings.layout
     if not layout.signing_key.exists():
@@ -75,8 +80,9 @@ def create(
     blobs = FolderBlobStore(layout.blobs)
     with (
         place.alone(),
+        _alone(layout),
         blobs.kept(),
-        tempfile.TemporaryDirectory(prefix=".backup-", dir=layout.home) as scratch,
+        tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=layout.home) as scratch,
     ):
         copied = _Copied(place, report)
         database = Database(place_of(settings))
@@ -123,6 +129,20 @@ def create(
         settings=with_settings,
         missing=tuple(missing),
     )
+
+
+@contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """One backup of a home at a time: what an interrupted one left can be removed."""
+    handle = hold(layout.run / "backup.lock")
+    if handle is None:
+        raise Conflict(f"Another backup of {layout.home} is running.")
+    try:
+        for left in layout.home.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(left)
+        yield
+    finally:
+        os.close(handle)
 
 
 class _Copied:

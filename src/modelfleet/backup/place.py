@@ -229,6 +229,38 @@ class Place:
             )
         return msgspec.json.decode(whole.manifest, type=Manifest)
 
+    def prune(self, keep: int) -> Pruned:
+        """Remove all snapshots but the newest `keep`, and the contents that only they name.
+
+        Raises `Conflict` while a backup is being made, `InvalidInput` if a snapshot that stays
+        can't be read: then nothing is removed.
+        """
+        if keep < 1:
+            raise InvalidInput("One snapshot stays at least.")
+        with self.alone():
+            known = self.snapshots()
+            staying, going = known[-keep:], known[:-keep]
+            needed = {
+                self._path(sha256) for one in staying for sha256 in self.manifest(one).objects()
+            }
+            for one in going:  # first: a snapshot never lacks contents
+                (self._snapshots / f"{one}.json").unlink()
+            freed = count = 0
+            for path in self._objects.glob("??/*"):
+                if path not in needed:
+                    freed += path.stat().st_size
+                    count += 1
+                    path.unlink()
+        return Pruned(tuple(going), count, freed)
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """What was removed: snapshots, contents, and their bytes."""
+
+    snapshots: tuple[str, ...]
+    objects: int
+    bytes: int
+
 
 class _Whole(msgspec.Struct):
     manifest: msgspec.Raw

@@ -151,6 +151,24 @@ def verify(
         raise SystemExit(1)
 
 
+@backup.command()
+@click.argument("source", type=_PATH)
+@click.option("--keep", type=click.IntRange(1), required=True, help="How many of the newest stay.")
+@_KEY_FILE
+@_ASK
+@_JSON
+def prune(source: Path, keep: int, key_file: Path | None, passphrase: bool, as_json: bool) -> None:
+    """Remove older snapshots from SOURCE, and contents that only they need."""
+    from modelfleet.backup import Place
+
+    found = Place(source, _secret(key_file, passphrase)).prune(keep)
+    if as_json:
+        _show(found)
+        return
+    size = f"{found.objects} contents, {found.bytes / 1e6:.1f} MB"
+    click.echo(f"Removed {len(found.snapshots)} snapshots ({size}).")
+
+
 @click.command()
 @click.argument("source", type=_PATH)
 @click.option("--home", type=_PATH, required=True, help="A folder that is empty or not there.")

@@ -17,7 +17,7 @@ _OLDEST = 13
 _CONNECT_SECONDS = 5
 _LOCK = 0x6D666C74
 """First half of the key of our advisory lock; the other half is the schema's."""
-_STALLED_SECONDS = 60
+_STALLED_SECONDS = 20
 """Whoever stops in the middle of a writing transaction holds the others up no longer than this."""
 _REACH = "Is the server running, and are database.url and the password right? modelfleet doctor"
 READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"

@@ -58,7 +58,7 @@ class Reconciler:
         self._membership = membership
         self._own = own
         self._let_go = let_go
-        self._led = False
+        self._led_as = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._load_errors: Mapping[int, str] = {}
@@ -86,16 +86,25 @@ class Reconciler:
             if self._membership is None:
                 self._lead(due)
             elif self._membership.leads:
-                self._led = True
-                with fenced(self._membership.check_lead):
-                    self._lead(due)
-            elif self._led:
-                self._led = False
+                name = self._membership.id
+                if self._led_as != name:
+                    self._guarded(partial(self._take_over, name))
+                if self._led_as == name:
+                    with fenced(self._membership.check_lead):
+                        self._lead(due)
+            elif self._led_as:
+                self._led_as = ""
                 self._guarded(self._let_go)
             if due:
                 for one in self._own:
                     self._guarded(one)
             self._stop.wait(max(self._interval - (time.monotonic() - began), 0.01))
+
+    def _take_over(self, name: str) -> None:
+        """Another one may have led until now: what is on disk counts, not what we remember."""
+        self._watch = b""
+        self._traffic.take_over()
+        self._led_as = name
 
     def _lead(self, due: bool) -> None:
         self._guarded(self._main)

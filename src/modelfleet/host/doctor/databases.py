@@ -17,6 +17,7 @@ from modelfleet.core import audit
 from modelfleet.core.blobs import FolderBlobStore
 from modelfleet.core.database import check, place_of
 from modelfleet.core.errors import FleetError
+from modelfleet.core.membership import member
 from modelfleet.core.migrate import revision_of, revisions
 from modelfleet.host.doctor.findings import (
     Examined,
@@ -71,6 +72,25 @@ def _server(examined: Examined) -> Finding:
     assert isinstance(place, sa.URL)
     where = place.host or place.query.get("host") or "this machine"
     return ok(f"PostgreSQL at {where} answers; the database is {place.database}")
+
+
+def control_planes(examined: Examined) -> Iterator[Finding]:
+    """With a server there may be several; `up` runs one of them."""
+    if not examined.settings.database.url:
+        yield ok("one, as SQLite has it")
+        return
+    with examined.fleet() as connection:
+        assert connection is not None
+        if not sa.inspect(connection).has_table(member.name):
+            yield not_examined(_NONE)
+            return
+        query = sa.select(member.c.address).order_by(member.c.joined_at, member.c.id)
+        found = [row.address for row in connection.execute(query)]
+    if found:
+        others = f"; {some(found[1:])} stand by" if found[1:] else ""
+        yield ok(f"{found[0]} leads{others}")
+    else:
+        yield not_examined("no control plane runs")
 
 
 def schema(examined: Examined) -> Iterator[Finding]:
