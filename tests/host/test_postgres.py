@@ -49,6 +49,13 @@ def test_the_doctor_looks_at_the_server(home: Path) -> None:
     assert not any(WORD in one.says for one in report.findings)
 
 
+def test_a_password_that_others_may_read_is_told(home: Path) -> None:
+    (home / "settings.toml").chmod(0o644)
+    assert [one for one in said(examine(home), "home") if "settings.toml" in one]
+    (home / "settings.toml").chmod(0o600)
+    assert not [one for one in said(examine(home), "home") if "settings.toml" in one]
+
+
 def test_a_server_that_is_gone_is_told(home: Path) -> None:
     (home / "settings.toml").write_text(
         f'[database]\nurl = "postgresql://u:{WORD}@127.0.0.1:1/n"\n'
