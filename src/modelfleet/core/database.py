@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +25,7 @@ from modelfleet.core.clock import now_us
 from modelfleet.core.errors import FleetError, InvalidInput, Unavailable
 from modelfleet.core.files import make_private
 from modelfleet.core.settings import Settings
+from modelfleet.core.turns import Turns
 
 metadata = sa.MetaData(
     naming_convention={
@@ -100,7 +100,7 @@ class Database:
         """read_only: a file is neither made nor changed, whatever its state."""
         self.place = place
         self.is_postgres = not isinstance(place, Path)
-        self._writing = threading.Lock()
+        self._writing = Turns()
         if isinstance(place, Path) and read_only:
             uri = f"{place.absolute().as_uri()}?mode=ro"
             self.engine = sa.create_engine(
