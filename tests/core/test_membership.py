@@ -195,3 +195,15 @@ def test_a_job_is_run_once_by_two_runners(database: Database, joined: Joined) ->
     for one in runners:
         one.stop()
     assert sorted(done) == list(range(30))  # type: ignore[type-var]
+
+
+def test_locks_of_the_dead_are_swept(database: Database, joined: Joined, tmp_path: Path) -> None:
+    first = joined(beating=False, locks=tmp_path / "locks")
+    time.sleep(0.7)  # it holds its lock, and hangs
+    second = joined(locks=tmp_path / "locks")
+    assert second.leads
+    assert [path.stem for path in (tmp_path / "locks").iterdir()] == [second.id]
+    first.beat()
+    assert sorted(path.stem for path in (tmp_path / "locks").iterdir()) == sorted(
+        [first.id, second.id]
+    )

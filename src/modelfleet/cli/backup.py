@@ -80,7 +80,7 @@ def create(
     if as_json:
         _show(found)
     else:
-        size = f"{found.new_bytes / 1e6:.1f} of {found.all_bytes / 1e6:.1f} MB"
+        size = f"{_bytes(found.new_bytes)} of {_bytes(found.all_bytes)}"
         click.echo(f"Snapshot {found.snapshot} in {found.folder}")
         click.echo(f"{found.rows} rows, {found.blobs} blobs; {found.new_objects} new, {size}")
         if not found.keys:
@@ -145,7 +145,7 @@ def verify(
         for one in found.bad:
             click.echo(one, err=True)
         word = "whole" if found.ok else f"not whole: {len(found.bad)} contents are bad"
-        size = f"{found.objects} contents, {found.bytes / 1e6:.1f} MB"
+        size = f"{found.objects} contents, {_bytes(found.bytes)}"
         click.echo(f"Snapshot {found.snapshot} is {word} ({size}).")
     if not found.ok:
         raise SystemExit(1)
@@ -165,7 +165,7 @@ def prune(source: Path, keep: int, key_file: Path | None, passphrase: bool, as_j
     if as_json:
         _show(found)
         return
-    size = f"{found.objects} contents, {found.bytes / 1e6:.1f} MB"
+    size = f"{found.objects} contents, {_bytes(found.bytes)}"
     click.echo(f"Removed {len(found.snapshots)} snapshots ({size}).")
 
 
@@ -250,6 +250,10 @@ def _bar(what: str, silent: bool) -> Iterator[Callable[[str, int, int], None]]:
     with bar:
         task = bar.add_task(what, total=None)
         yield lambda _name, done, total: bar.update(task, completed=done, total=total)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 
 def _show(found: object, **more: object) -> None:

@@ -183,6 +183,8 @@ class Membership:
             if late and row.id != self.id:
                 log.warning("a control plane died", member=row.id)
                 self._remove(connection, row.id)
+                if self._locks is not None:
+                    self._lock_of(self._locks, row.id).unlink(missing_ok=True)
         for free in self._released:
             free(connection, "")
 
@@ -200,7 +202,6 @@ class Membership:
         handle = hold(path)
         if handle is None:
             return False
-        path.unlink(missing_ok=True)
         os.close(handle)
         return True
 
