@@ -22,8 +22,10 @@ from modelfleet.api import (
     quarantine,
     registry,
     serving,
+    standing,
     tracking,
     tuning,
+    webhooks,
 )
 from modelfleet.client.transport import ports_of
 from modelfleet.compat import mlflow
@@ -45,6 +47,8 @@ def create_app(fleet: Fleet) -> FastAPI:
     base.install(app)
     for module in (
         registry,
+        standing,
+        webhooks,
         tracking,
         serving,
         tuning,

@@ -31,6 +31,7 @@ from modelfleet.monitoring import LiveVersion, MonitoringService
 from modelfleet.reconcile import Reconciler
 from modelfleet.reconcile.traffic import Serving, TrafficController
 from modelfleet.registry import BundleStore, RegistryService
+from modelfleet.registry.garbage import GarbageService
 from modelfleet.registry.service import PREPARE
 from modelfleet.registry.tracking.service import TrackingService
 from modelfleet.rollouts.service import RolloutService
@@ -73,6 +74,7 @@ class Fleet:
     prepare: PrepareService
     batches: BatchService
     tuning: TuningService
+    garbage: GarbageService
     webhooks: WebhookService
     dispatcher: Dispatcher
 
@@ -168,6 +170,7 @@ def build(settings: Settings) -> Fleet:
         prepare=prepare,
         batches=batches,
         tuning=tuning,
+        garbage=GarbageService(database, blobs, lambda: False),
         webhooks=WebhookService(
             database, sealer, registry.namespace, registry.namespace_id, private=private
         ),

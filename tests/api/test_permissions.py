@@ -58,10 +58,20 @@ BODIES: dict[tuple[str, str], object] = {
     ("POST", "/v1/principals/{name}/grants"): {"role": "admin"},
     ("DELETE", "/v1/principals/{name}/grants"): {"role": "admin"},
     ("POST", "/v1/keys"): {"principal": "admin"},
+    ("POST", "/v1/models/{name}/rename"): {"name": "leavers"},
+    ("POST", "/v1/models/{name}/transfer"): {"owner_team": "risk"},
+    ("PATCH", "/v1/models/{name}/versions/{version}"): {"description": "x"},
+    ("PUT", "/v1/models/{name}/versions/{version}/stage"): {"stage": "dev"},
+    ("PUT", "/v1/models/{name}/versions/{version}/lifecycle"): {"lifecycle": "deprecated"},
+    ("PUT", "/v1/stages/{name}"): {"position": 2},
+    ("POST", "/v1/garbage"): {"dry_run": True},
+    ("POST", "/v1/webhooks"): {"name": "w", "url": "https://127.0.0.1/", "events": ["*"]},
+    ("PATCH", "/v1/webhooks/{webhook}"): {"active": False},
 }
 OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
 """What anybody with a key may do: it tells or gives nothing but what they have."""
 OF_NO_TEAM = {"/v1/blobs/{sha256}", "/v1/outcomes:batch", "/v1/health/details"}
+OF_NO_TEAM |= {"/v1/uploads/{sha256}", "/v1/stages"}
 OF_NO_TEAM |= {"/v1/experiments", "/v1/experiments/{experiment}"}
 OF_NO_TEAM |= {"/v1/experiments/{experiment}/runs"}
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
@@ -85,9 +95,11 @@ def fill(api: Api, path: str) -> str:
         "alert_id": "a1",
         "batch_id": "b1",
         "key_id": key,
+        "webhook": "w1",
+        "path": "model.joblib",
         "experiment": "0",
     }
-    return re.sub(r"\{(\w+)\}", lambda match: str(given[match[1]]), path)
+    return re.sub(r"\{(\w+)(?::path)?\}", lambda match: str(given[match[1]]), path)
 
 
 def _admin(api: Api) -> object:
@@ -107,7 +119,10 @@ def call(api: Api, method: str, route: APIRoute, headers: dict[str, str]) -> tup
     body = BODIES.get((method, route.path))
     if route.path == "/v1/models/{name}/versions" and method == "POST":
         body = api.version_body(b"other")
-    found = api.http.request(method, fill(api, route.path), json=body, headers=headers)
+    query = {"offset": 0, "size": 1} if "uploads" in route.path else None
+    found = api.http.request(
+        method, fill(api, route.path), json=body, headers=headers, params=query
+    )
     return found.status_code, found.text
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelfleet.core.blobs import FolderBlobStore
-from modelfleet.core.errors import InvalidInput, NotFound, Unavailable
+from modelfleet.core.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
 
 
 @pytest.fixture
@@ -101,3 +101,40 @@ def test_names_that_are_no_digests_are_refused(blobs: FolderBlobStore, name: str
             act(name)
     with pytest.raises(InvalidInput):
         blobs.put([b"x"], expected=name)
+
+
+# Uploads in parts -------------------------------------------------------------------------------
+
+
+def test_an_upload_goes_on_where_it_stands(tmp_path: Path) -> None:
+    store = FolderBlobStore(tmp_path)
+    content = bytes(range(256)) * 1000
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert store.append(sha256, 0, len(content), [content[:1000]]) == 1000
+
+    def breaks() -> Iterator[bytes]:
+        yield content[1000:1500]
+        raise ConnectionError("the client is gone")
+
+    with pytest.raises(ConnectionError):
+        store.append(sha256, 1000, len(content), breaks())
+    assert store.held(sha256) == 1500
+    assert not store.has(sha256)
+    with pytest.raises(Conflict) as caught:
+        store.append(sha256, 1000, len(content), [b"x"])
+    assert caught.value.fields["offset"] == 1500
+    assert store.append(sha256, 1500, len(content), [content[1500:]]) == len(content)
+    assert store.path(sha256).read_bytes() == content
+    assert store.held(sha256) == 0
+    assert store.append(sha256, 0, len(content), [b"not needed"]) == len(content)
+
+
+def test_an_upload_of_something_else_is_forgotten(tmp_path: Path) -> None:
+    store = FolderBlobStore(tmp_path)
+    sha256 = hashlib.sha256(b"right").hexdigest()
+    with pytest.raises(InvalidInput):
+        store.append(sha256, 0, 5, [b"wrong"])
+    assert store.held(sha256) == 0
+    with pytest.raises(TooLarge):
+        store.append(sha256, 0, 5, [b"too long"])
+    assert (store.held(sha256), store.has(sha256)) == (0, False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio
 import anyio.from_thread
@@ -12,11 +12,13 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from modelfleet.api.base import Caller, FleetDep, permits
-from modelfleet.core.authorization import Action, Resource, authorize_somewhere
+from modelfleet.core.authorization import Action, Principal, Resource, authorize_somewhere
 from modelfleet.gates import GateRun, list_runs
 from modelfleet.lineage import Edge, Node
 from modelfleet.registry import Entry, Model, NewVersion, Run, Variant, Version
+from modelfleet.registry.adoption import SEMVER_TAG, Source
 from modelfleet.serving.progress import Progress
+from modelfleet.wiring import Fleet
 
 router = APIRouter(prefix="/v1", tags=["registry"])
 
@@ -56,17 +58,24 @@ class VersionBody(Body):
     python: str
     compile: bool = True
     version: str | None = None
-    experiment: str = "default"
+    experiment: str = "Default"
     run_name: str = ""
     parameters: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     dataset: str = ""
     git_commit: str = ""
     uses: list[str] = Field(default_factory=list)
+    tags: dict[str, str] = Field(default_factory=dict)
+    description: str = ""
+    code: dict[str, Any] | None = None
+    hardware: dict[str, Any] | None = None
+    source_uri: str = ""
 
 
 class AliasBody(Body):
     version: str
+    protected: bool | None = None
+    """None leaves it as it is"""
 
 
 class VersionDetails(BaseModel):
@@ -76,6 +85,13 @@ class VersionDetails(BaseModel):
     variants: list[Variant]
     gates: list[GateRun]
     files: list[EntryBody]
+
+
+class Upload(BaseModel):
+    sha256: str
+    offset: int
+    """bytes held of an upload that is not complete"""
+    complete: bool
 
 
 class Blob(BaseModel):
@@ -117,8 +133,11 @@ def delete_model(fleet: FleetDep, caller: Caller, name: str) -> None:
 
 @router.post("/models/{name}/versions", status_code=201, **permits(Action.REGISTER))
 def register(fleet: FleetDep, caller: Caller, name: str, body: VersionBody) -> Version:
-    given = body.model_dump(exclude={"entries", "requirements", "uses"})
     entries = tuple(Entry(**entry.model_dump()) for entry in body.entries)
+    paths = {entry.path for entry in entries}
+    if "MLmodel" in paths and "bundle.json" not in paths:
+        return _register_as_logged(fleet, caller, name, body, entries)
+    given = body.model_dump(exclude={"entries", "requirements", "uses", "source_uri"})
     new = NewVersion(
         entries=entries,
         requirements=tuple(body.requirements),
@@ -126,6 +145,18 @@ def register(fleet: FleetDep, caller: Caller, name: str, body: VersionBody) -> V
         **given,
     )
     return fleet.registry.register(caller, name, new)
+
+
+def _register_as_logged(
+    fleet: Fleet, caller: Principal, name: str, body: VersionBody, entries: tuple[Entry, ...]
+) -> Version:
+    """A folder in MLflow's format; it is prepared when it is to be deployed."""
+    tags = body.tags | ({SEMVER_TAG: body.version} if body.version else {})
+    source = Source(
+        body.source_uri or "upload:/", entries=entries, tags=tags, description=body.description
+    )
+    sequence = fleet.registry.adopt(caller, name, source)
+    return fleet.registry.get_version(caller, name, str(sequence))
 
 
 @router.get("/models/{name}/versions", **permits(Action.READ))
@@ -176,7 +207,7 @@ def lineage(fleet: FleetDep, caller: Caller, name: str, version: str) -> list[Ed
 
 @router.put("/models/{name}/aliases/{alias}", **permits(Action.REGISTER))
 def set_alias(fleet: FleetDep, caller: Caller, name: str, alias: str, body: AliasBody) -> Version:
-    return fleet.registry.set_alias(caller, name, alias, body.version)
+    return fleet.registry.set_alias(caller, name, alias, body.version, protected=body.protected)
 
 
 @router.delete("/models/{name}/aliases/{alias}", status_code=204, **permits(Action.REGISTER))
@@ -192,7 +223,10 @@ def get_run(fleet: FleetDep, caller: Caller, run_id: str) -> Run:
 @router.head("/blobs/{sha256}", **permits(Action.REGISTER))
 def has_blob(fleet: FleetDep, caller: Caller, sha256: str) -> Response:
     authorize_somewhere(caller, Action.REGISTER, Resource("blob", sha256))
-    return Response(status_code=200 if fleet.blobs.has(sha256) else 404)
+    if not fleet.blobs.has(sha256):
+        return Response(status_code=404)
+    fleet.blobs.touch(sha256)  # its caller counts on it: garbage collection waits
+    return Response(status_code=200)
 
 
 @router.put("/blobs/{sha256}", status_code=201, **permits(Action.REGISTER))
@@ -204,6 +238,37 @@ async def put_blob(fleet: FleetDep, caller: Caller, sha256: str, request: Reques
     def store() -> Blob:
         found, size = fleet.blobs.put(_chunks(stream), expected=sha256)
         return Blob(sha256=found, size=size)
+
+    return await anyio.to_thread.run_sync(store)
+
+
+@router.get("/uploads/{sha256}", **permits(Action.REGISTER))
+def upload_state(fleet: FleetDep, caller: Caller, sha256: str) -> Upload:
+    """How far the upload of a large content is."""
+    authorize_somewhere(caller, Action.REGISTER, Resource("blob", sha256))
+    whole = fleet.blobs.has(sha256)
+    return Upload(sha256=sha256, offset=0 if whole else fleet.blobs.held(sha256), complete=whole)
+
+
+@router.patch("/uploads/{sha256}", **permits(Action.REGISTER))
+async def go_on_uploading(
+    fleet: FleetDep,
+    caller: Caller,
+    sha256: str,
+    request: Request,
+    offset: Annotated[int, Query(ge=0)],
+    size: Annotated[int, Query(ge=1)],
+) -> Upload:
+    """The body is the content from `offset` on, or a part of that; `size` is that of the whole.
+
+    A broken upload goes on where `GET` says it stands.
+    """
+    authorize_somewhere(caller, Action.REGISTER, Resource("blob", sha256))
+    stream = request.stream()
+
+    def store() -> Upload:
+        held = fleet.blobs.append(sha256, offset, size, _chunks(stream))
+        return Upload(sha256=sha256, offset=held, complete=held == size)
 
     return await anyio.to_thread.run_sync(store)
 

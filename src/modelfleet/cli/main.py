@@ -21,8 +21,9 @@ _COMMANDS = {
     "logs": ("platform", "Show the log of a process."),
     "login": ("access", "A link that logs you into the pages, once."),
     "fleet": ("evidence", "All endpoints at a glance."),
-    "models": ("registry", "Models: list, show, create, update, delete."),
-    "versions": ("registry", "Versions: list, show, register, delete, lineage."),
+    "models": ("standing", "Models: list, show, create, update, rename, history, delete."),
+    "versions": ("standing", "Versions: register, show, promote, deprecate, copy, delete, ..."),
+    "stages": ("standing", "Stages: list, set, delete."),
     "aliases": ("registry", "Aliases: set, delete."),
     "experiments": ("tracking", "Experiments: list."),
     "runs": ("tracking", "Training runs: list, show."),
@@ -41,6 +42,8 @@ _COMMANDS = {
     "principals": ("access", "People and services: list, create."),
     "grants": ("access", "Roles: add, remove."),
     "keys": ("access", "Keys: list, create, revoke."),
+    "gc": ("standing", "Remove contents that nothing names any more."),
+    "webhooks": ("standing", "Tell others what changes: create, list, test, delete."),
     "audit": ("access", "Every change: list, verify."),
 }
 

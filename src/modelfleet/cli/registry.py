@@ -276,13 +276,25 @@ def aliases() -> None:
 @click.argument("model")
 @click.argument("alias")
 @click.argument("version")
+@click.option(
+    "--protected/--unprotected",
+    default=None,
+    help="Moved and freed by who may roll out; its version is not deleted.",
+)
 @connected
 def set_alias(
-    model: str, alias: str, version: str, home: Path | None, url: str | None, as_json: bool
+    model: str,
+    alias: str,
+    version: str,
+    protected: bool | None,
+    home: Path | None,
+    url: str | None,
+    as_json: bool,
 ) -> None:
     """Point ALIAS at VERSION."""
     with client(home, url) as connection:
-        found = connection.api.put(f"/v1/models/{model}/aliases/{alias}", {"version": version})
+        body = {"version": version, "protected": protected}
+        found = connection.api.put(f"/v1/models/{model}/aliases/{alias}", body)
     show(found, as_json, _VERSION)
 
 

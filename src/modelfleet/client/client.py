@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import tempfile
@@ -24,6 +23,7 @@ from modelfleet.client.types import (
     Version,
     VersionState,
 )
+from modelfleet.client.uploads import PART, digest_of, upload_file
 from modelfleet.client.waiting import Line
 
 _T = TypeVar("_T")
@@ -141,7 +141,7 @@ class Client:
         parameters: Mapping[str, str] | None = None,
         dataset: str = "",
         uses: Sequence[str] = (),
-        experiment: str = "default",
+        experiment: str = "Default",
         business_function: str = "",
         criticality: str = "normal",
         description: str = "",
@@ -213,7 +213,7 @@ class Client:
     ) -> Version:
         """Register a folder that holds a `bundle.json` and what it names."""
         files = {
-            path.relative_to(folder).as_posix(): path.read_bytes()
+            path.relative_to(folder).as_posix(): path
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
@@ -231,7 +231,7 @@ class Client:
     def register_files(
         self,
         name: str,
-        files: Mapping[str, bytes],
+        files: Mapping[str, bytes] | Mapping[str, Path],
         *,
         requirements: Sequence[str],
         python: str,
@@ -241,15 +241,15 @@ class Client:
         parameters: Mapping[str, str] | None = None,
         dataset: str = "",
         uses: Sequence[str] = (),
-        experiment: str = "default",
+        experiment: str = "Default",
         wait: bool = False,
     ) -> Version:
         """Upload the files that the server lacks, then register them as one version."""
         entries = []
         for path, content in files.items():
-            sha256 = hashlib.sha256(content).hexdigest()
-            self._upload(sha256, content)
-            entries.append({"path": path, "sha256": sha256, "size": len(content)})
+            sha256, size = digest_of(content)
+            self.upload(sha256, content)
+            entries.append({"path": path, "sha256": sha256, "size": size})
         body = {
             "entries": entries,
             "requirements": list(requirements),
@@ -289,13 +289,18 @@ class Client:
                 raise
         return self.model(name)
 
-    def _upload(self, sha256: str, content: bytes) -> None:
+    def upload(self, sha256: str, content: bytes | Path) -> None:
+        """Unless the server has it. Large files go in parts; a broken upload goes on."""
         try:
             self.api.call("HEAD", f"/v1/blobs/{sha256}")
         except ApiError as error:
             if error.status != 404:
                 raise
-            self.api.call("PUT", f"/v1/blobs/{sha256}", content=content)
+            if isinstance(content, Path) and content.stat().st_size > PART:
+                upload_file(self.api, sha256, content)
+                return
+            whole = content.read_bytes() if isinstance(content, Path) else content
+            self.api.call("PUT", f"/v1/blobs/{sha256}", content=whole)
 
     def wait_until_ready(self, model: str, version: str, timeout: float = 1800.0) -> Version:
         """Raises `ClientError` with the reason if the version turns out unfit to serve."""

@@ -7,7 +7,7 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import httpx2 as httpx
@@ -115,6 +115,17 @@ class Transport:
                     raise ApiError(response.status_code, _body(response))
             time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
         raise AssertionError("unreachable")
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The body of an answer as it comes."""
+        try:
+            with self._http.stream("GET", path) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise ApiError(response.status_code, _body(response))
+                yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self.url} does not answer: {error}") from error
 
     def get(self, path: str, **query: str | int | float | None) -> object:
         return self.call("GET", path, query=query).json()

@@ -7,19 +7,25 @@ whole and its digest is right.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from modelfleet.core.errors import InvalidInput, NotFound, Unavailable
+from modelfleet.core.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
 
 
 class BlobStore(Protocol):
     def put(self, chunks: Iterable[bytes], expected: str | None = None) -> tuple[str, int]:
         """Store the bytes; return (sha256, size). Refuse if they are not `expected`."""
+
+    def held(self, sha256: str) -> int: ...
+
+    def append(self, sha256: str, offset: int, size: int, chunks: Iterable[bytes]) -> int: ...
 
     def path(self, sha256: str) -> Path:
         """A local file with the content. Raises `NotFound`."""
@@ -27,6 +33,14 @@ class BlobStore(Protocol):
     def has(self, sha256: str) -> bool: ...
 
     def delete(self, sha256: str) -> None: ...
+
+    def touch(self, sha256: str) -> None: ...
+
+
+def _full(error: OSError) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable("The disk is full.", hint="Free some space, then go on.")
+    return error
 
 
 class FolderBlobStore:
@@ -59,13 +73,64 @@ class FolderBlobStore:
             os.replace(name, place)
         except OSError as error:
             Path(name).unlink(missing_ok=True)
-            if error.errno == errno.ENOSPC:
-                raise Unavailable("The disk is full.", hint="Free some space.") from error
-            raise
+            raise _full(error) from error
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
         return found, size
+
+    def held(self, sha256: str) -> int:
+        """Bytes of an upload that has begun; 0 if none has."""
+        self._place(sha256)
+        partial = self._partial(sha256)
+        return partial.stat().st_size if partial.exists() else 0
+
+    def append(self, sha256: str, offset: int, size: int, chunks: Iterable[bytes]) -> int:
+        """Go on with an upload of `size` bytes; the bytes held then, `size` once it is whole.
+
+        What arrived stays, whatever happens, so that the next call goes on behind it. Raises
+        `Conflict` if `offset` is not where the upload stands, `InvalidInput` (and forgets the
+        upload) if the whole content is not `sha256`.
+        """
+        place, partial = self._place(sha256), self._partial(sha256)
+        if place.exists():
+            return size
+        partial.parent.mkdir(exist_ok=True)
+        with partial.open("ab") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise Conflict("Somebody else is uploading this content right now.") from error
+            held = stream.tell()
+            if held != offset:
+                raise Conflict(f"The upload stands at {held} bytes, not at {offset}.", offset=held)
+            try:
+                for chunk in chunks:
+                    held += len(chunk)
+                    if held > size:
+                        raise TooLarge(f"The upload was announced with {size} bytes.")
+                    stream.write(chunk)
+            except OSError as error:
+                raise _full(error) from error
+            except TooLarge:
+                partial.unlink(missing_ok=True)
+                raise
+            if held < size:
+                return held
+            stream.flush()
+            os.fsync(stream.fileno())
+            with partial.open("rb") as whole:
+                found = hashlib.file_digest(whole, "sha256").hexdigest()
+            if found != sha256:
+                partial.unlink(missing_ok=True)
+                raise InvalidInput(f"The content has digest {found}, not {sha256}.")
+            place.parent.mkdir(exist_ok=True)
+            partial.chmod(0o644)
+            os.replace(partial, place)
+        return size
+
+    def _partial(self, sha256: str) -> Path:
+        return self._folder / ".partial" / sha256
 
     def path(self, sha256: str) -> Path:
         place = self._place(sha256)
@@ -78,3 +143,23 @@ class FolderBlobStore:
 
     def delete(self, sha256: str) -> None:
         self._place(sha256).unlink(missing_ok=True)
+
+    def every(self) -> Iterator[tuple[str, int]]:
+        """Digests and sizes of all that is here."""
+        for folder in sorted(self._folder.glob("[0-9a-f][0-9a-f]")):
+            for path in folder.iterdir():
+                yield path.name, path.stat().st_size
+
+    def written_at(self, sha256: str) -> float:
+        """Seconds since 1970; of the last time that somebody brought it."""
+        return self._place(sha256).stat().st_mtime
+
+    def touch(self, sha256: str) -> None:
+        """Somebody is about to use it: let it count as just written."""
+        self._place(sha256).touch()
+
+    def sweep_uploads(self, age_seconds: float) -> None:
+        """Forget uploads that nobody went on with for so long."""
+        for path in (*self._folder.glob(".partial/*"), *self._folder.glob(".upload-*")):
+            if path.stat().st_mtime < time.time() - age_seconds:
+                path.unlink(missing_ok=True)

@@ -52,6 +52,8 @@ class Source:
     """Where the files of a version are, as its caller says it."""
 
     uri: str
+    entries: tuple[Entry, ...] = ()
+    """the files themselves, if they were uploaded"""
     folder: str | None = None
     """their folder among the artifacts of the namespace; None: we don't hold them"""
     same_as: Version | None = None
@@ -130,8 +132,8 @@ class AdoptionVerbs(ModelVerbs):
     def _files(self, connection: sa.Connection, source: Source) -> tuple[Entry, ...]:
         if source.same_as is not None:
             return store.entries(connection, source.same_as.bundle_digest)
-        if source.folder is None:
-            return ()
+        if source.entries or source.folder is None:
+            return source.entries
         return files_below(connection, self.namespace_id, source.folder)
 
     def _number(

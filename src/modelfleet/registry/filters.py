@@ -284,7 +284,8 @@ def owners(
     if operator in NULL_OPERATORS:
         return query
     if prefix is not None and operator == "=" and isinstance(value, str):
-        start, length = sa.literal_column("1"), sa.literal_column(str(prefix))
+        start = sa.literal_column("1", sa.Integer)
+        length = sa.literal_column(str(prefix), sa.Integer)
         query = query.where(sa.func.substr(table.c.value, start, length) == value[:prefix])
         # Compared bare, SQLite would put the value into the expression above and lose its index.
         return query.where(table.c.value.concat("") == value)

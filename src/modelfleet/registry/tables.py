@@ -149,6 +149,14 @@ for _tags, _owner in ((model_tag, "model_id"), (version_tag, "version_id")):
         _tags.c[_owner],
     )
 
+# Blobs that nothing named at the last look, and since when.
+garbage = sa.Table(
+    "garbage",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("since", sa.BigInteger, nullable=False),
+)
+
 stage = sa.Table(
     "stage",
     metadata,

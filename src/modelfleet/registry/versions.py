@@ -41,6 +41,7 @@ class VersionVerbs(Verbs):
             found = self._model(connection, name)
             resource = self._resource(found.name, found.owner_team)
             authorize(actor, Action.REGISTER, resource)
+            self._bundles.check(new.entries)  # garbage is collected in transactions, too
             number = self._next_semver(connection, found, new.version, info, digest)
             store.add_bundle(connection, digest, new.entries)
             run_id = self._run_of(connection, actor, new)

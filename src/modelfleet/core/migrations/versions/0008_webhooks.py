@@ -1,4 +1,4 @@
-"""Webhooks"""
+"""Webhooks; blobs that nothing names"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -54,8 +54,13 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("sequence", sa.Integer, nullable=False),
     )
+    op.create_table(
+        "garbage",
+        sa.Column("sha256", sa.String(64), primary_key=True),
+        sa.Column("since", sa.BigInteger, nullable=False),
+    )
 
 
 def downgrade() -> None:
-    for table in ("webhook_cursor", "webhook_delivery", "webhook"):
+    for table in ("garbage", "webhook_cursor", "webhook_delivery", "webhook"):
         op.drop_table(table)
