@@ -28,6 +28,7 @@ from modelfleet.registry.bundles import Entry
 from modelfleet.registry.models import ModelVerbs
 from modelfleet.registry.semver import Semver
 from modelfleet.registry.tables import model_version
+from modelfleet.registry.tracking import paths
 from modelfleet.registry.tracking.tables import artifact, experiment, logged_model, run
 from modelfleet.registry.types import Version
 
@@ -66,24 +67,24 @@ class Source:
 
 
 class AdoptionVerbs(ModelVerbs):
-    def run_folder(self, actor: Principal, run_id: str) -> str:
-        """Where the artifacts of a run are. Raises `NotFound`."""
+    def run_folder(self, actor: Principal, run_id: str) -> str | None:
+        """Where the artifacts of a run are; None if elsewhere. Raises `NotFound`."""
         with self._database.read() as connection:
             row = connection.execute(
-                sa.select(experiment.c.number)
+                sa.select(experiment.c.artifact_location)
                 .join(run, run.c.experiment_id == experiment.c.id)
                 .where(run.c.id == run_id, experiment.c.namespace_id == self.namespace_id)
             ).first()
         authorize_somewhere(actor, Action.READ, Resource("run", run_id))
         if row is None:
             raise NotFound(f"There is no run {run_id}.")
-        return f"{row.number}/{run_id}/artifacts"
+        return paths.held(paths.join(row.artifact_location, run_id, "artifacts"))
 
-    def logged_model_folder(self, actor: Principal, model_id: str) -> tuple[str, str | None]:
-        """Where the files of a logged model are, and the run that logged it."""
+    def logged_model_folder(self, actor: Principal, model_id: str) -> tuple[str | None, str | None]:
+        """Where the files of a logged model are (None: elsewhere), and the run that logged it."""
         with self._database.read() as connection:
             row = connection.execute(
-                sa.select(experiment.c.number, logged_model.c.source_run_id)
+                sa.select(experiment.c.artifact_location, logged_model.c.source_run_id)
                 .join(logged_model, logged_model.c.experiment_id == experiment.c.id)
                 .where(
                     logged_model.c.id == model_id,
@@ -94,7 +95,8 @@ class AdoptionVerbs(ModelVerbs):
         authorize_somewhere(actor, Action.READ, Resource("logged-model", model_id))
         if row is None:
             raise NotFound(f"Logged model with ID '{model_id}' not found.")
-        return f"{row.number}/models/{model_id}/artifacts", row.source_run_id
+        place = paths.join(row.artifact_location, "models", model_id, "artifacts")
+        return paths.held(place), row.source_run_id
 
     def adopt(self, actor: Principal, name: str, source: Source) -> int:
         """A new version of what was logged; its semantic version from the tag, or proposed.

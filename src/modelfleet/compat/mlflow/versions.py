@@ -140,7 +140,8 @@ def _of_run(call: Call, uri: str, path: str, run_id: str | None, common: dict[st
         folder = call.registry.run_folder(call.caller, own)
     except NotFound:
         return Source(uri, run_id=own, **common)  # as a server of release 3.12 takes it
-    return Source(uri, folder=f"{folder}/{rest}".rstrip("/"), run_id=own, **common)
+    inside = None if folder is None else f"{folder}/{rest}".rstrip("/")
+    return Source(uri, folder=inside, run_id=own, **common)
 
 
 def _of_artifacts(
@@ -165,7 +166,7 @@ def _of_artifacts(
             raise _not_inside(uri, "run_id") from error
     else:
         raise _not_inside(uri, "run_id")
-    if inside != root and not inside.startswith(f"{root}/"):
+    if root is None or (inside != root and not inside.startswith(f"{root}/")):
         raise _not_inside(uri, "model_id" if model_id else "run_id")
     return Source(uri, folder=inside, run_id=run_id, logged_model_id=model_id or None, **common)
 
@@ -242,6 +243,8 @@ def _storage(call: Call, uri: str) -> str:
     rest = uri.removeprefix("models:/").strip("/")
     if rest.startswith("m-"):
         folder, _ = call.registry.logged_model_folder(call.caller, rest)
+        if folder is None:
+            return call.tracking.get_logged_model(call.caller, rest).artifact_uri
         return f"mlflow-artifacts:/{folder}"
     name, _, reference = rest.partition("/")
     with not_found(name, reference):
