@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ pytestmark = [
 ]
 RELEASES = ("3.17.2", "3.12.0")
 WITH = ("scikit-learn", "xgboost-cpu", "lightgbm")
+TORCH = "torch==2.13.0"
 _CALLS = Path(__file__).with_name("mlflow_tracking_calls.py")
 
 
@@ -40,13 +42,18 @@ def mlflow(
     uv = Path(sys.executable).with_name("uv")
     pythons: dict[str, Path] = {}
 
+    def install(release: str, *what: str) -> None:
+        command = [uv, "pip", "install", "-q", "--python", pythons[release], *what]
+        subprocess.run(command, check=True, timeout=600)
+
     def call(release: str, function: str, place: str) -> None:
         if release not in pythons:
             folder = tmp_path_factory.mktemp(f"mlflow-{release}")
             pythons[release] = folder / "bin" / "python"
             subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
-            install = [uv, "pip", "install", "-q", "--python", pythons[release]]
-            subprocess.run([*install, f"mlflow=={release}", *WITH], check=True)
+            install(release, f"mlflow=={release}", *WITH)
+        if function == "pytorch":
+            install(release, TORCH, "lightning", f"--find-links={wheels()}")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{platform.ports()['api']}{place}"
         environment["MLFLOW_TRACKING_TOKEN"] = platform.key
@@ -64,7 +71,16 @@ def mlflow(
     return call
 
 
-@pytest.mark.parametrize("function", ["runs", "files", "logged_models", "autologging"])
+def wheels() -> Path:
+    """A folder with PyTorch as pip finds it: for the processor alone, where that is to be had."""
+    folder = Path(tempfile.gettempdir()) / f"modelfleet-wheels-{os.getuid()}"
+    if not list(folder.glob("torch-*.whl")):
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "-d", str(folder), TORCH], check=True, timeout=600)
+    return folder
+
+
+@pytest.mark.parametrize("function", ["runs", "files", "logged_models", "autologging", "pytorch"])
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_stock_client_is_at_home(
     mlflow: Callable[[str, str, str], None], release: str, function: str
