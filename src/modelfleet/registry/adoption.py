@@ -29,6 +29,7 @@ from modelfleet.registry.models import ModelVerbs
 from modelfleet.registry.semver import Semver
 from modelfleet.registry.tables import model_version
 from modelfleet.registry.tracking import paths
+from modelfleet.registry.tracking.dialect import below
 from modelfleet.registry.tracking.tables import artifact, experiment, logged_model, run
 from modelfleet.registry.types import Version
 
@@ -68,7 +69,7 @@ class Source:
 
 class AdoptionVerbs(ModelVerbs):
     def run_folder(self, actor: Principal, run_id: str) -> str | None:
-        """Where the artifacts of a run are; None if elsewhere. Raises `NotFound`."""
+        """Where the artifacts of a run are; None if not here. Raises `NotFound`."""
         with self._database.read() as connection:
             row = connection.execute(
                 sa.select(experiment.c.artifact_location)
@@ -81,7 +82,7 @@ class AdoptionVerbs(ModelVerbs):
         return paths.held(paths.join(row.artifact_location, run_id, "artifacts"))
 
     def logged_model_folder(self, actor: Principal, model_id: str) -> tuple[str | None, str | None]:
-        """Where the files of a logged model are (None: elsewhere), and the run that logged it."""
+        """Where the files of a logged model are (None: not here), and the run that logged it."""
         with self._database.read() as connection:
             row = connection.execute(
                 sa.select(experiment.c.artifact_location, logged_model.c.source_run_id)
@@ -209,14 +210,10 @@ def _content(entries: Sequence[Entry]) -> set[tuple[str, str]]:
 
 def files_below(connection: sa.Connection, namespace_id: str, folder: str) -> tuple[Entry, ...]:
     """The files of an artifact folder, as entries of a bundle."""
-    beginning = folder.strip("/") + "/"
+    plain = folder.strip("/")
     rows = connection.execute(
         sa.select(artifact.c.path, artifact.c.sha256, artifact.c.size)
-        .where(
-            artifact.c.namespace_id == namespace_id,
-            artifact.c.path >= beginning,
-            artifact.c.path < beginning[:-1] + "0",  # "0" follows "/"
-        )
+        .where(artifact.c.namespace_id == namespace_id, below(connection, artifact.c.path, plain))
         .order_by(artifact.c.path)
     )
-    return tuple(Entry(r.path.removeprefix(beginning), r.sha256, r.size) for r in rows)
+    return tuple(Entry(r.path.removeprefix(f"{plain}/"), r.sha256, r.size) for r in rows)

@@ -17,7 +17,17 @@ from starlette.exceptions import HTTPException
 
 from modelfleet.core.errors import FleetError, Unauthenticated
 from modelfleet.identity.store import Session
-from modelfleet.web import alerts, assets, audit, fleet, login, models, pipelines, rollouts
+from modelfleet.web import (
+    alerts,
+    assets,
+    audit,
+    experiments,
+    fleet,
+    login,
+    models,
+    pipelines,
+    rollouts,
+)
 from modelfleet.web.base import session_of
 from modelfleet.web.render import HEADERS, LIVE_HEADER, page
 
@@ -26,7 +36,8 @@ _PROGRAMS = ("/v1/", "/v2/", "/healthz", "/metrics")
 """Addresses that programs call: their errors stay problem+json."""
 
 PAGES = tuple(
-    one.router for one in (login, fleet, models, pipelines, rollouts, alerts, audit, assets)
+    one.router
+    for one in (login, fleet, models, pipelines, experiments, rollouts, alerts, audit, assets)
 )
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]

@@ -140,8 +140,8 @@ def _of_run(call: Call, uri: str, path: str, run_id: str | None, common: dict[st
         folder = call.registry.run_folder(call.caller, own)
     except NotFound:
         return Source(uri, run_id=own, **common)  # as a server of release 3.12 takes it
-    inside = None if folder is None else f"{folder}/{rest}".rstrip("/")
-    return Source(uri, folder=inside, run_id=own, **common)
+    place = f"{folder}/{rest}".rstrip("/") if folder else None
+    return Source(uri, folder=place, run_id=own, **common)
 
 
 def _of_artifacts(

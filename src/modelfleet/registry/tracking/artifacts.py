@@ -5,6 +5,7 @@ The bundles of registered versions can be read beside them, below `versions/<id 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -95,6 +96,7 @@ class ArtifactVerbs(Verbs):
             owners = {owner for one in found if (owner := paths.model_of(one)) is not None}
             for owner in sorted(owners):
                 self._refuse_frozen(connection, *owner)
+            self._refuse_of_versions(connection, plain)
             below_it = below(connection, artifact.c.path, plain)
             own = artifact.c.namespace_id == self.namespace_id
             gone = connection.execute(
@@ -150,11 +152,33 @@ class ArtifactVerbs(Verbs):
         owner = paths.model_of(path)
         if owner is not None:
             self._refuse_frozen(connection, *owner)
+        self._refuse_of_versions(connection, path)
         above = [str(one) for one in PurePosixPath(path).parents if str(one) != "."]
         if above and connection.execute(sa.select(artifact.c.path).where(self._at(above))).first():
             raise InvalidInput(f"A file is in the way of '{path[:300]}'.")
         if connection.execute(self._in(connection, path).limit(1)).first() is not None:
             raise InvalidInput(f"Artifact path refers to a directory, not a file: '{path[:300]}'")
+
+    def _refuse_of_versions(self, connection: sa.Connection, path: str) -> None:
+        """What a registered version was made of stays in its run, too."""
+        match = re.search(r"(?:^|/)(\w{1,32})/artifacts(?:/(.*))?$", path)
+        if match is None:
+            return
+        registered = connection.execute(
+            sa.select(model_version.c.source_uri).where(
+                model_version.c.run_id == match[1],
+                model_version.c.bundle_digest.is_not(None),
+                model_version.c.logged_model_id.is_(None),
+            )
+        )
+        wanted = (match[2] or "").strip("/")
+        for uri in registered.scalars():
+            head, _, folder = uri.partition("/artifacts/")
+            if uri.startswith("runs:/"):
+                folder = uri.removeprefix("runs:/").partition("/")[2]
+            inside = f"{wanted}/".startswith(f"{folder}/") or not folder
+            if head and (inside or f"{folder}/".startswith(f"{wanted}/") or not wanted):
+                raise WrongState(f"A version was registered from '{uri}': its files stay.")
 
     def _refuse_frozen(self, connection: sa.Connection, model_id: str, root: str) -> None:
         row = connection.execute(

@@ -1,4 +1,4 @@
-"""Stock MLflow clients, the newest and an older one, log and find what they logged."""
+"""Stock MLflow clients, the newest and an older one, at home: they track, register and load."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import SETTINGS, Platform
@@ -16,17 +17,21 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("e2e-mlflow-tracking"),
+    pytest.mark.xdist_group("e2e-mlflow-clients"),
 ]
 RELEASES = ("3.17.2", "3.12.0")
 WITH = ("scikit-learn", "xgboost-cpu", "lightgbm")
 TORCH = "torch==2.13.0"
-_CALLS = Path(__file__).with_name("mlflow_tracking_calls.py")
+FUNCTIONS = {
+    "tracking": ("runs", "files", "logged_models", "autologging", "pytorch"),
+    "registry": ("versions", "registry", "frozen", "webhooks", "prompts"),
+}
 
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[Platform]:
-    made = Platform(SETTINGS + "\n[registry]\ncreate_namespaces = true\n")
+    settings = "\n[registry]\ncreate_namespaces = true\nprivate_webhooks = true\n"
+    made = Platform(SETTINGS + settings)
     try:
         made.up()
         yield made
@@ -37,8 +42,8 @@ def platform() -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def mlflow(
     platform: Platform, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str, str], None]:
-    """Run a function of `mlflow_tracking_calls.py` with that release, against that address."""
+) -> Callable[[str, str, str, str], None]:
+    """Run a function of one of the `mlflow_*_calls.py` with that release, at that address."""
     uv = Path(sys.executable).with_name("uv")
     pythons: dict[str, Path] = {}
 
@@ -46,7 +51,7 @@ def mlflow(
         command = [uv, "pip", "install", "-q", "--python", pythons[release], *what]
         subprocess.run(command, check=True, timeout=600)
 
-    def call(release: str, function: str, place: str) -> None:
+    def call(release: str, calls: str, function: str, place: str) -> None:
         if release not in pythons:
             folder = tmp_path_factory.mktemp(f"mlflow-{release}")
             pythons[release] = folder / "bin" / "python"
@@ -59,7 +64,7 @@ def mlflow(
         environment["MLFLOW_TRACKING_TOKEN"] = platform.key
         environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
         done = subprocess.run(
-            [pythons[release], _CALLS, function],
+            [pythons[release], Path(__file__).with_name(f"mlflow_{calls}_calls.py"), function],
             env=environment,
             cwd=tmp_path_factory.mktemp("run"),
             capture_output=True,
@@ -80,13 +85,29 @@ def wheels() -> Path:
     return folder
 
 
-@pytest.mark.parametrize("function", ["runs", "files", "logged_models", "autologging", "pytorch"])
+@pytest.mark.parametrize(
+    ("calls", "function"), [(k, one) for k, functions in FUNCTIONS.items() for one in functions]
+)
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_stock_client_is_at_home(
-    mlflow: Callable[[str, str, str], None], release: str, function: str
+    mlflow: Callable[[str, str, str, str], None], release: str, calls: str, function: str
 ) -> None:
-    mlflow(release, function, f"/t/{function}-{release}")
+    mlflow(release, calls, function, f"/t/{function}-{release}")
 
 
-def test_the_default_namespace_needs_no_path(mlflow: Callable[[str, str, str], None]) -> None:
-    mlflow(RELEASES[0], "runs", "")
+def test_the_default_namespace_needs_no_path(
+    mlflow: Callable[[str, str, str, str], None],
+) -> None:
+    mlflow(RELEASES[0], "tracking", "runs", "")
+
+
+def test_what_a_stock_client_logged_deploys_with_one_command(
+    mlflow: Callable[[str, str, str, str], None], platform: Platform
+) -> None:
+    mlflow(RELEASES[0], "registry", "deployable", "")
+    done = platform.run("deploy", "deployed", "1", "--wait", timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = {"a": [1.0, -2.0], "b": [1.0, -1.0], "c": [0.0, 0.0]}
+    answer = platform.client.predict("deployed", rows)
+    outputs: Any = answer["outputs"]
+    assert outputs[0]["data"] == [1, 0]
