@@ -9,6 +9,7 @@
 # make bench-gateway   thousands of endpoints
 # make fuzz    bad input by coverage, for a minute a parser   (make fuzz ARGS='--seconds 600')
 # make bench-hostile   what bad neighbours do to a good client
+# make bench-writers   what writing costs on SQLite and PostgreSQL
 # make lock    resolve the dependencies anew
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check fuzz bench-serving bench-faults bench-pipelines bench-batch bench-gateway \
-  bench-hostile lock docs clean browser proto
+  bench-hostile bench-writers lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -62,6 +63,9 @@ bench-gateway: $(VENV)/.installed
 
 bench-hostile: $(VENV)/.installed
 	$(BIN)/python bench/hostile.py $(ARGS)
+
+bench-writers: $(VENV)/.installed
+	$(BIN)/python bench/writers.py
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python fuzz/run.py $(ARGS)

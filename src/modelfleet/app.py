@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
@@ -29,7 +31,9 @@ from modelfleet.api import (
 )
 from modelfleet.client.transport import ports_of
 from modelfleet.compat import mlflow
-from modelfleet.core.settings import load_settings
+from modelfleet.core.errors import Conflict, FleetError
+from modelfleet.core.files import hold
+from modelfleet.core.settings import Settings, load_settings
 from modelfleet.wiring import Fleet, build
 
 
@@ -98,19 +102,45 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="modelfleet.app")
     parser.add_argument("--home", type=Path, required=True)
-    home = parser.parse_args().home
+    parser.add_argument("--port", type=int, help="another one than that of `modelfleet up`")
+    given = parser.parse_args()
     configure_logs()
-    settings = load_settings(home)
-    fleet = build(settings)
-    fleet.identity.bootstrap(fleet.layout)
-    uvicorn.run(
-        create_app(fleet),
-        host=settings.host,
-        port=ports_of(settings.home)["api"],
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=5,
-    )
+    try:
+        settings = load_settings(given.home)
+        with _alone(settings):
+            fleet = build(settings)
+            fleet.identity.bootstrap(fleet.layout)
+            port = given.port or ports_of(settings.home)["api"]
+            fleet.membership.address = f"http://{settings.host}:{port}"
+            uvicorn.run(
+                create_app(fleet),
+                host=settings.host,
+                port=port,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=5,
+            )
+    except FleetError as error:
+        sys.stderr.write(f"modelfleet: {error.message} {error.hint}\n")
+        sys.exit(error.exit_code)
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """SQLite has one control plane: with two of them, each would take the other for dead."""
+    if settings.database.url:
+        yield
+        return
+    held = hold(settings.layout.control_plane_lock)
+    if held is None:
+        raise Conflict(
+            f"A control plane of {settings.home} runs already.",
+            hint="For several of them, use PostgreSQL (database.url).",
+        )
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 if __name__ == "__main__":

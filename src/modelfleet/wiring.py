@@ -11,10 +11,11 @@ from pathlib import Path
 from modelfleet.batch import BatchService
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.blobs import BlobStore, FolderBlobStore
-from modelfleet.core.database import Database
+from modelfleet.core.database import Database, place_of
 from modelfleet.core.jobs import Handler, LocalJobRunner
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
+from modelfleet.core.membership import Membership
 from modelfleet.core.migrate import migrate
 from modelfleet.core.sealing import Sealer
 from modelfleet.core.settings import Settings
@@ -69,6 +70,7 @@ class Fleet:
     engine: Engine
     gateway: GatewayFiles
     jobs: LocalJobRunner
+    membership: Membership
     reconciler: Reconciler
     converters: Converters
     prepare: PrepareService
@@ -82,14 +84,15 @@ class Fleet:
 def build(settings: Settings) -> Fleet:
     """Everything, built but not started. Brings the database to the present schema."""
     layout = settings.layout
-    database = Database(layout.fleet_database)
+    database = Database(place_of(settings))
     migrate(database)
     blobs = FolderBlobStore(layout.blobs)
     bundles = BundleStore(layout, blobs)
     handlers: dict[str, Handler] = {}
-    jobs = LocalJobRunner(database, handlers)
-    registry = RegistryService(database, bundles, jobs)
     signing_key = SigningKey(layout)
+    membership = Membership(database, signing_key.thumbprint, layout.members)
+    jobs = LocalJobRunner(database, handlers, membership=membership)
+    registry = RegistryService(database, bundles, jobs)
     identity = IdentityService(database, signing_key)
     endpoints = EndpointService(database, settings.serving.request_timeout_ms)
     evidence = EvidenceReader(layout.evidence_database)
@@ -136,7 +139,6 @@ def build(settings: Settings) -> Fleet:
         rollouts,
         TrafficController(settings, serving),
         [
-            converters.end_idle,
             batches.look,
             quarantine.look,
             publisher.observe,
@@ -145,6 +147,9 @@ def build(settings: Settings) -> Fleet:
             _watch_over(monitoring, endpoints, registry),
         ],
         settings.reconcile.interval_seconds,
+        membership=membership,
+        own=[converters.end_idle],
+        let_go=batches.close,
     )
     sealer, private = Sealer(layout.sealing_key), settings.registry.private_webhooks
     return Fleet(
@@ -165,12 +170,13 @@ def build(settings: Settings) -> Fleet:
         engine=LocalEngine(layout.desired, layout.observed),
         gateway=gateway,
         jobs=jobs,
+        membership=membership,
         reconciler=reconciler,
         converters=converters,
         prepare=prepare,
         batches=batches,
         tuning=tuning,
-        garbage=GarbageService(database, blobs, lambda: False),
+        garbage=GarbageService(database, blobs),
         webhooks=WebhookService(
             database, sealer, registry.namespace, registry.namespace_id, private=private
         ),

@@ -46,6 +46,18 @@ class Deliberate(Linear):
         return super().predict(inputs)
 
 
+class Heavy(Linear):
+    """Takes so many seconds to load."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        time.sleep(self.seconds)
+
+
 class Bad(Linear):
     """how: raise, hang, exit or eat."""
 

@@ -147,8 +147,8 @@ def test_keys_that_expire(home: Layout, fleet: Fleet) -> None:
 
 def test_stuck_jobs(home: Layout) -> None:
     at = int((time.time() - 7200) * 1e6)
-    insert = "INSERT INTO job VALUES ('j', 'prepare/x', 'prepare', '{}', 'running', 1, '', ?, NULL)"
-    change(home, insert, at)
+    values = "'j', 'prepare/x', 'prepare', '{}', 'running', 1, '', ?, NULL, NULL"
+    change(home, f"INSERT INTO job VALUES ({values})", at)
     found = worst(examine(home.home), "jobs")
     assert found.status == "warn"
     assert "2 h" in found.says

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from modelfleet.core import audit
 from modelfleet.core.authorization import SYSTEM, Grant, Principal, Role
-from modelfleet.core.database import Database, metadata
+from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, NotAllowed, NotFound
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import MonitoringSettings, Settings
@@ -34,11 +34,10 @@ LIVE = [
 class World:
     """Fills evidence.db with windows of ten minutes, the way the collector would."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, place: Path | sa.URL) -> None:
         layout = Layout(home)
         self.connection = open_writer(layout.evidence_database)
-        self.database = Database(layout.fleet_database)
-        metadata.create_all(self.database.engine)
+        self.database = Database(place)
         self.service = MonitoringService(
             self.database,
             EvidenceReader(layout.evidence_database),
@@ -81,8 +80,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path):
-    made = World(tmp_path)
+def world(tmp_path, database_place):
+    made = World(tmp_path, database_place)
     yield made
     made.connection.close()
     made.database.close()

@@ -58,6 +58,9 @@ class Envoy:
     def tidy(self) -> bool:
         return True
 
+    def take_over(self) -> None:
+        pass
+
 
 class Machine:
     """A fleet with its reconciler, an Envoy and workers."""
@@ -162,6 +165,35 @@ def test_rounds_without_news_change_nothing(machine: Machine, registrar: Registr
     machine.settle()
     assert (machine.envoy.writes, machine.envoy.running) == (writes, revision)
     assert {p: p.stat().st_mtime_ns for p in machine.fleet.layout.desired.iterdir()} == files
+
+
+def test_a_control_plane_that_takes_over_knows_what_the_other_one_did(
+    machine: Machine, registrar: Registrar
+) -> None:
+    first = machine.reconciler
+    machine.deploy(registrar.ready())
+    machine.settle()
+    other = machine.reborn()  # it is there, and knows of that
+    machine.settle()
+    machine.reconciler = first
+    for _ in range(3):
+        version = registrar.ready()
+        machine.deploy(version)
+        machine.settle()
+    revision, writes = machine.envoy.running, machine.envoy.writes
+    served = machine.served()
+    assert set(served) == {version.index}
+    other._take_over("other")
+    machine.reconciler = other
+    newest = registrar.ready()
+    for _ in range(3):
+        other.round()
+        assert machine.served() == served
+        assert (machine.envoy.running, machine.envoy.writes) == (revision, writes)
+    machine.deploy(newest)
+    machine.settle()
+    assert set(machine.served()) == {newest.index}
+    assert machine.envoy.running > revision
 
 
 def test_a_new_process_goes_on_where_the_old_one_died(

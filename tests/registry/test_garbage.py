@@ -24,7 +24,7 @@ def blobs(fleet: Fleet) -> FolderBlobStore:
 
 @pytest.fixture
 def garbage(fleet: Fleet, blobs: FolderBlobStore) -> GarbageService:
-    return GarbageService(fleet.database, blobs, lambda: False)
+    return GarbageService(fleet.database, blobs)
 
 
 def age(blobs: FolderBlobStore, seconds: float) -> None:
@@ -90,13 +90,14 @@ def test_what_is_used_again_is_unmarked(
     assert garbage.collect(ADMIN, grace_seconds=0).waiting == 0
 
 
-def test_nothing_goes_while_a_backup_runs(fleet: Fleet, blobs: FolderBlobStore) -> None:
+def test_nothing_goes_while_a_backup_runs(
+    fleet: Fleet, blobs: FolderBlobStore, garbage: GarbageService
+) -> None:
     blobs.put([b"x"])
-    service = GarbageService(fleet.database, blobs, lambda: True)
-    with pytest.raises(Conflict, match="backup"):
-        service.collect(ADMIN, grace_seconds=0)
-    assert service.collect(ADMIN, grace_seconds=0, dry_run=True).removed == 1
+    with blobs.kept(), pytest.raises(Conflict, match="backup"):
+        garbage.collect(ADMIN, grace_seconds=0)
     assert len(list(blobs.every())) == 1
+    assert garbage.collect(ADMIN, grace_seconds=0).removed == 1
 
 
 def test_uploads_that_nobody_went_on_with_are_forgotten(

@@ -8,12 +8,12 @@ back, every tick counts once, and every history ends.
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from modelfleet.core.authorization import SYSTEM, Grant, Principal, Role
 from modelfleet.core.blobs import FolderBlobStore
@@ -54,8 +54,8 @@ class Ticks:
 class World:
     """One model with two ready versions, the first of which serves."""
 
-    def __init__(self, folder: Path) -> None:
-        self.database = Database(folder / "fleet.db")
+    def __init__(self, folder: Path, place: Path | sa.URL) -> None:
+        self.database = Database(place)
         blobs = FolderBlobStore(folder / "blobs")
         bundles = BundleStore(Layout(folder), blobs)
         self.registry = RegistryService(self.database, bundles, LocalJobRunner(self.database, {}))
@@ -127,9 +127,8 @@ def shifted(number: int) -> Tick:
 
 
 @pytest.fixture
-def world(tmp_path: Path, empty_database: Path) -> Iterator[World]:
-    shutil.copy(empty_database, tmp_path / "fleet.db")
-    made = World(tmp_path)
+def world(tmp_path: Path, database_place: Path | sa.URL) -> Iterator[World]:
+    made = World(tmp_path, database_place)
     yield made
     made.database.close()
 

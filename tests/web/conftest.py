@@ -182,6 +182,12 @@ def verdict(tick: int) -> Verdict:
 
 
 @pytest.fixture
+def database_kind() -> str:
+    """Pages see services only: one store will do."""
+    return "sqlite"
+
+
+@pytest.fixture
 def bare(layout: Layout, request: pytest.FixtureRequest) -> Fleet:
     """An empty fleet with its first admin."""
     layout.settings_file.write_text(SETTINGS)

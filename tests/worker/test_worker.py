@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -171,6 +172,27 @@ def test_a_broken_desired_file_changes_nothing(fleet: Any, bundles: Any, request
     fleet.desired.unlink()
     time.sleep(0.2)
     assert fleet.infer("linear", request_of([ROW])).status == 200
+
+
+def test_files_of_newer_releases(fleet: Any, bundles: Any, request_of: Any) -> None:
+    fleet.add(17, bundles.linear_onnx())
+    fleet.write()
+    fleet.start()
+    known = json.loads(fleet.desired.read_bytes())
+    more = known | {"revision": known["revision"] + 1, "of_tomorrow": [1]}
+    replace(fleet.desired, json.dumps(more).encode())
+    fleet.until(lambda: fleet.snapshot().revision == more["revision"])
+    other = {"format": 2, "revision": more["revision"] + 1, "pools": {}}
+    replace(fleet.desired, json.dumps(other).encode())
+    fleet.until(lambda: "format 2 of a newer release" in fleet.snapshot().error)
+    assert fleet.snapshot().revision == more["revision"]
+    assert fleet.infer("linear", request_of([ROW])).status == 200
+
+
+def replace(path: Path, content: bytes) -> None:
+    made = path.with_suffix(".new")
+    made.write_bytes(content)
+    made.replace(path)
 
 
 def test_hand_off_loses_no_request(fleet: Any, bundles: Any, request_of: Any) -> None:

@@ -13,11 +13,14 @@ from modelfleet.cli.failure import explain
 
 _COMMANDS = {
     "up": ("platform", "Start modelfleet on this machine."),
+    "control": ("platform", "Run a further control plane of a home with PostgreSQL."),
     "down": ("platform", "Stop it."),
     "restart": ("platform", "Restart the host agent in place; serving goes on."),
     "status": ("platform", "What runs and how it is."),
     "doctor": ("doctor", "What is wrong with this home, and what to do."),
     "support-bundle": ("doctor", "Collect what somebody needs who helps from afar."),
+    "backup": ("backup", "Back a home up: DEST; list and verify what is there."),
+    "restore": ("backup", "Build a home from a backup."),
     "logs": ("platform", "Show the log of a process."),
     "login": ("access", "A link that logs you into the pages, once."),
     "fleet": ("evidence", "All endpoints at a glance."),

@@ -35,6 +35,44 @@ def up(home: Path | None, **given: Any) -> None:
     click.echo("Stopped.", err=True)
 
 
+@click.command()
+@_HOME
+@click.option("--host", help="Address to listen on. [127.0.0.1]")
+@click.option("--port", type=int, default=0, help="Of API and pages; 0 picks a free one. [0]")
+def control(home: Path | None, host: str | None, port: int) -> None:
+    """Run a further control plane of a home, in the foreground; needs PostgreSQL.
+
+    It serves API and pages like the one that `modelfleet up` runs, on this machine, over the same
+    home. When the leading one dies it goes on with its jobs and rollouts, within seconds.
+    """
+    import os
+    import sys
+
+    from modelfleet.core.database import check
+    from modelfleet.core.errors import InvalidInput
+    from modelfleet.core.settings import load_settings
+    from modelfleet.host.compose import overrides_as_environment
+    from modelfleet.host.ports import free_port, is_free
+
+    settings = load_settings(home, {"host": host} if host else None)
+    if not settings.database.url:
+        raise InvalidInput(
+            "A home with SQLite has one control plane.",
+            hint="For several of them, use PostgreSQL (database.url).",
+        )
+    if not settings.layout.signing_key.exists():
+        raise InvalidInput(f"{settings.home} was never started.", hint="Start: modelfleet up")
+    check(settings)
+    if port and not is_free(settings.host, port):
+        raise InvalidInput(f"Port {port} is taken.", hint="Choose another one, or 0.")
+    chosen = port or free_port(settings.host)
+    click.echo(f"API         http://{settings.host}:{chosen}/v1")
+    sys.stdout.flush()
+    argv = [sys.executable, "-m", "modelfleet.app"]
+    argv += ["--home", str(settings.home), "--port", str(chosen)]
+    os.execve(argv[0], argv, {**os.environ, **overrides_as_environment(settings)})
+
+
 def _announce(status: Any) -> None:
     from modelfleet.client import Client
     from modelfleet.client.transport import key_of

@@ -113,9 +113,14 @@ def first_broken(database: Database) -> int | None:
 
 def break_in(rows: Iterable[Mapping[str, object]]) -> int | None:
     """The same of events in their order, wherever they were read."""
+    return break_in_with_last(rows)[0]
+
+
+def break_in_with_last(rows: Iterable[Mapping[str, object]]) -> tuple[int | None, str]:
+    """And the hash of the last event that fits; "" if there is none."""
     previous, expected = "", 1
     for row in rows:
         if row["sequence"] != expected or row["hash"] != chain(previous, row):
-            return expected
+            return expected, previous
         previous, expected = str(row["hash"]), expected + 1
-    return None
+    return None, previous

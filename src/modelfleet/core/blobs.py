@@ -12,7 +12,8 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -142,7 +143,33 @@ class FolderBlobStore:
         return self._place(sha256).exists()
 
     def delete(self, sha256: str) -> None:
-        self._place(sha256).unlink(missing_ok=True)
+        """Raises `Conflict` while a backup is being made."""
+        with self.clearing() as remove:
+            remove(sha256)
+
+    @contextmanager
+    def clearing(self) -> Iterator[Callable[[str], None]]:
+        """How to delete, while no backup is being made. Raises `Conflict` if one is."""
+        with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield lambda sha256: self._place(sha256).unlink(missing_ok=True)
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Within the block nothing is deleted, by no process: for whoever copies what is here."""
+        return self._locked(fcntl.LOCK_SH)
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        handle = os.open(self._folder / ".kept", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, how)
+            except BlockingIOError:
+                raise Conflict(
+                    "A backup is being made; nothing is deleted meanwhile.", hint="Try again."
+                ) from None
+            yield
+        finally:
+            os.close(handle)
 
     def every(self) -> Iterator[tuple[str, int]]:
         """Digests and sizes of all that is here."""

@@ -1,21 +1,31 @@
 """The one SQL database. Rooms declare their tables on `metadata` and keep SQL in their `store.py`.
 
-SQLite runs in WAL mode with `synchronous=FULL`: what was acknowledged survives a power cut.
-Writing transactions begin IMMEDIATE, so that two writers wait for each other instead of failing.
+Two stores mean the same. SQLite, a file: WAL mode with `synchronous=FULL`, so that what was
+acknowledged survives a power cut; writing transactions begin IMMEDIATE. PostgreSQL, a server: a
+writing transaction takes one advisory lock first (`core.postgres`). Either way writers wait for
+each other instead of failing, whatever they write: chains, sequences and proposals of version
+numbers can be read and continued without a further thought.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from modelfleet.core import postgres
+from modelfleet.core.clock import now_us
+from modelfleet.core.errors import FleetError, InvalidInput, Unavailable
 from modelfleet.core.files import make_private
+from modelfleet.core.settings import Settings
+from modelfleet.core.turns import Turns
 
 metadata = sa.MetaData(
     naming_convention={
@@ -26,6 +36,11 @@ metadata = sa.MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+WAIT_SECONDS = 30
+"""How long a writer waits for the others."""
+_POOL = 20
+_HERE = ("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+_fence: ContextVar[Callable[[sa.Connection], None] | None] = ContextVar("fence", default=None)
 
 
 class Json(sa.TypeDecorator[object]):
@@ -41,59 +56,177 @@ class Json(sa.TypeDecorator[object]):
         return None if value is None else json.loads(value)
 
 
+def place_of(settings: Settings) -> Path | sa.URL:
+    """Where the database of these settings is."""
+    if not settings.database.url:
+        return settings.layout.fleet_database
+    return postgres.url_of(settings)
+
+
+def check(settings: Settings) -> None:
+    """Raises `Unavailable` if the server does not answer, `InvalidInput` if it is too old."""
+    place = place_of(settings)
+    if isinstance(place, Path):
+        return
+    database = Database(place)
+    try:
+        with database.read() as connection:
+            postgres.check(connection)
+    finally:
+        database.close()
+
+
+@contextmanager
+def fenced(check: Callable[[sa.Connection], None]) -> Iterator[None]:
+    """Within the block, each writing transaction of this thread begins with `check`.
+
+    For whoever acts on a lease: `check` raises when somebody else holds it by now.
+    """
+    token = _fence.set(check)
+    try:
+        yield
+    finally:
+        _fence.reset(token)
+
+
 class Database:
-    """Connections to the one database."""
+    """Connections to the one database. place: a file of SQLite, or the address of PostgreSQL.
 
-    def __init__(self, path: Path) -> None:
-        make_private(path)
-        self.engine = sa.create_engine(
-            f"sqlite:///{path}", pool_size=20, connect_args={"timeout": 30}
-        )
-        sa.event.listen(self.engine, "connect", _on_connect)
+    What is not there, too busy or full raises `Unavailable`; a value that the database can't hold
+    (too long, too large, with a zero byte) `InvalidInput`.
+    """
+
+    def __init__(self, place: Path | sa.URL, *, read_only: bool = False) -> None:
+        """read_only: a file is neither made nor changed, whatever its state."""
+        self.place = place
+        self.is_postgres = not isinstance(place, Path)
+        self._writing = Turns()
+        if isinstance(place, Path) and read_only:
+            uri = f"{place.absolute().as_uri()}?mode=ro"
+            self.engine = sa.create_engine(
+                "sqlite://",
+                creator=lambda: sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None),
+                poolclass=sa.NullPool,
+            )
+            self._begin, self._read = "BEGIN", "BEGIN"
+        elif isinstance(place, Path):
+            make_private(place)
+            self.engine = sa.create_engine(
+                f"sqlite:///{place}", pool_size=_POOL, connect_args={"timeout": WAIT_SECONDS}
+            )
+            sa.event.listen(self.engine, "connect", _on_connect)
+            self._begin, self._read = "BEGIN IMMEDIATE", "BEGIN"
+        else:
+            self.engine = postgres.engine(place, _POOL)
+            self._begin, self._read = postgres.begin(WAIT_SECONDS), postgres.READ
 
     @contextmanager
-    def begin(self) -> Iterator[sa.Connection]:
-        """A writing transaction: committed at the end of the block, rolled back if it raises."""
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.rollback()
-                raise
-            connection.commit()
+    def begin(self, *, rebuild: bool = False) -> Iterator[sa.Connection]:
+        """A writing transaction: committed at the end of the block, rolled back if it raises.
 
-    @contextmanager
-    def change_schema(self) -> Iterator[sa.Connection]:
-        """A writing transaction in which tables may be rebuilt; foreign keys hold at its end."""
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-                if broken:
-                    raise RuntimeError(f"The new schema would break foreign keys: {broken[:5]}")
-            except BaseException:
-                connection.rollback()
-                raise
-            else:
+        rebuild: tables are about to be replaced; references are checked at the end alone. (SQLite
+        changes many things of a table only by making it anew.)
+        """
+        # Those of this process queue here, where they hold no connection that readers need.
+        if not self._writing.acquire(timeout=WAIT_SECONDS):
+            raise _busy()
+        try:
+            loose = rebuild and not self.is_postgres
+            with self._explained(), self._opened(self._begin, loose) as connection:
+                try:
+                    check = _fence.get()
+                    if check is not None:
+                        check(connection)
+                    yield connection
+                    if loose:
+                        _check_references(connection)
+                except BaseException:
+                    connection.rollback()
+                    raise
                 connection.commit()
-            finally:
-                connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+        finally:
+            self._writing.release()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view; writers are not held up."""
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN")
+        with self._explained(), self._opened(self._read) as connection:
             try:
                 yield connection
             finally:
                 connection.rollback()
 
+    def now_us(self, connection: sa.Connection) -> int:
+        """The time by the one clock that all control planes share, in microseconds."""
+        return postgres.now_us(connection) if self.is_postgres else now_us()
+
     def close(self) -> None:
         self.engine.dispose()
+
+    @contextmanager
+    def _opened(self, first: str, loose: bool = False) -> Iterator[sa.Connection]:
+        """A connection in a transaction. One that died in the pool is replaced, once.
+
+        loose: SQLite does not look at references.
+        """
+        # Statements go to the driver as they are: several at once, and no parameters.
+        options = {"no_parameters": True}
+        connection = self.engine.connect()
+        try:
+            if loose:
+                connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+            try:
+                connection.exec_driver_sql(first, execution_options=options)
+            except sa.exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                connection.close()
+                connection = self.engine.connect()
+                connection.exec_driver_sql(first, execution_options=options)
+            yield connection
+        finally:
+            if loose:
+                connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+            connection.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.TimeoutError as error:
+            raise _busy() from error
+        except sa.exc.DBAPIError as error:
+            told = postgres.explain(error) if self.is_postgres else _explain(error)
+            if told is None:
+                raise
+            raise told from error
+
+
+def _check_references(connection: sa.Connection) -> None:
+    for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+        raise FleetError(
+            f"Row {row} of {table} refers to nothing in {parent}; nothing was changed."
+        )
+
+
+def _busy() -> Unavailable:
+    return Unavailable(
+        f"The database was busy for {WAIT_SECONDS} s.", hint="Try again, a little later."
+    )
+
+
+def _explain(error: sa.exc.DBAPIError) -> FleetError | None:
+    """What SQLite's error means to a caller; None if it is a mistake of ours."""
+    if isinstance(error, sa.exc.DataError):
+        return InvalidInput(f"The database can't hold this: {error.orig}.")
+    name = getattr(error.orig, "sqlite_errorname", "")
+    if name.startswith("SQLITE_BUSY"):
+        return _busy()
+    if name.startswith("SQLITE_FULL"):
+        return Unavailable("The disk is full; nothing was changed.", hint="Free some space.")
+    if name.startswith(_HERE):
+        return Unavailable(f"The database can't be used: {error.orig}.", hint="modelfleet doctor")
+    return None
 
 
 def _on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -103,8 +236,8 @@ def _on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> Non
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        "busy_timeout=30000",
-        "case_sensitive_like=ON",
+        f"busy_timeout={WAIT_SECONDS * 1000}",
+        "case_sensitive_like=ON",  # as PostgreSQL does
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

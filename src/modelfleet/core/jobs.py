@@ -1,7 +1,9 @@
 """Work that takes seconds to hours, as rows that outlive the process that runs them.
 
-`JobRunner` is the seam. `LocalJobRunner` runs jobs in threads of the control plane; what was
-running when the process died is queued again at the next start, so handlers must be idempotent.
+`JobRunner` is the seam. `LocalJobRunner` runs jobs in threads of a control plane. A job is held by
+the member that runs it (`core.membership`); when that one is gone it is queued again, for whoever
+comes first, so handlers must be idempotent. A handler whose job was taken away meanwhile can't
+write any more: its transactions are fenced.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ import sqlalchemy as sa
 import structlog
 
 from modelfleet.core.clock import now_us
-from modelfleet.core.database import Database, Json, metadata
+from modelfleet.core.database import Database, Json, fenced, metadata
+from modelfleet.core.errors import Unavailable
 from modelfleet.core.ids import new_id
+from modelfleet.core.membership import Membership
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +38,7 @@ job = sa.Table(
     sa.Column("error", sa.Text, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("finished_at", sa.BigInteger),
+    sa.Column("owner", sa.String(80)),
     sa.Index("ix_job_status", "status", "created_at"),
 )
 
@@ -56,6 +61,8 @@ class Job:
     """queued, running, succeeded, failed or cancelled"""
     attempts: int
     error: str
+    owner: str | None
+    """the control plane that runs it"""
 
 
 class JobRunner(Protocol):
@@ -73,8 +80,17 @@ class JobRunner(Protocol):
 class LocalJobRunner:
     MAX_ATTEMPTS = 3
 
-    def __init__(self, database: Database, handlers: Mapping[str, Handler], threads: int = 2):
+    def __init__(
+        self,
+        database: Database,
+        handlers: Mapping[str, Handler],
+        threads: int = 2,
+        membership: Membership | None = None,
+    ) -> None:
+        """membership: of the process; without one it is alone."""
         self._database = database
+        self._membership = membership or Membership(database)
+        self._membership.when_released(_queue_again)
         self._handlers = handlers
         self._threads = threads
         self._stop = threading.Event()
@@ -117,10 +133,7 @@ class LocalJobRunner:
         return changed.rowcount == 1
 
     def start(self) -> None:
-        with self._database.begin() as connection:
-            connection.execute(
-                sa.update(job).where(job.c.status == "running").values(status="queued")
-            )
+        self._membership.start()
         self._thread = threading.Thread(target=self._loop, name="jobs", daemon=True)
         self._thread.start()
 
@@ -129,19 +142,27 @@ class LocalJobRunner:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
+        self._membership.stop()
 
     def _loop(self) -> None:
         slots = threading.Semaphore(self._threads)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="job") as threads:
             while not self._stop.is_set():
                 slots.acquire()
-                taken = self._take()
+                taken = self._take_one()
                 if taken is None:
                     slots.release()
                     self._wake.wait(0.5)
                     self._wake.clear()
                     continue
                 threads.submit(self._run, taken).add_done_callback(lambda _: slots.release())
+
+    def _take_one(self) -> Job | None:
+        try:
+            return self._take()
+        except Exception as error:  # noqa: BLE001 - the database may be back at the next try
+            log.error("no job could be taken", error=str(error))
+            return None
 
     def _take(self) -> Job | None:
         with self._database.read() as connection:
@@ -163,13 +184,17 @@ class LocalJobRunner:
             )
             if row is None:
                 return None
+            owner = self._membership.id
+            if not self._membership.lives(connection):
+                return None  # others take us for dead; soon we join anew
             connection.execute(
                 sa.update(job)
                 .where(job.c.id == row["id"])
-                .values(status="running", attempts=row["attempts"] + 1)
+                .values(status="running", attempts=row["attempts"] + 1, owner=owner)
             )
         values = {name: row[name] for name in Job.__dataclass_fields__}
-        return Job(**(values | {"status": "running", "attempts": row["attempts"] + 1}))
+        taken = {"status": "running", "attempts": row["attempts"] + 1, "owner": owner}
+        return Job(**(values | taken))
 
     def _give_up(self, task: Job, error: str) -> None:
         try:
@@ -178,22 +203,66 @@ class LocalJobRunner:
             log.error("giving up failed", job=task.key, trace=traceback.format_exc())
 
     def _run(self, task: Job) -> None:
+        def held(connection: sa.Connection) -> None:
+            if not _holds(connection, task):
+                raise Unavailable(f"The job {task.key} is another control plane's by now.")
+
         status, error = "succeeded", ""
-        try:
-            self._handlers[task.kind].run(task.arguments)
-        except Exception as failure:  # noqa: BLE001 - a job's failure is its result
-            error = f"{type(failure).__name__}: {failure}"
-            status = "queued" if task.attempts < self.MAX_ATTEMPTS else "failed"
-            log.error("job failed", job=task.key, error=error, trace=traceback.format_exc())
-            if status == "failed":
-                self._give_up(task, error)
-        with self._database.begin() as connection:
-            connection.execute(
-                sa.update(job)
-                .where(job.c.id == task.id)
-                .values(
-                    status=status,
-                    error=error,
-                    finished_at=None if status == "queued" else now_us(),
-                )
-            )
+        with fenced(held):
+            try:
+                self._handlers[task.kind].run(task.arguments)
+            except Exception as failure:  # noqa: BLE001 - a job's failure is its result
+                error = f"{type(failure).__name__}: {failure}"
+                status = "queued" if task.attempts < self.MAX_ATTEMPTS else "failed"
+                log.error("job failed", job=task.key, error=error, trace=traceback.format_exc())
+                if status == "failed" and self._still_holds(task):
+                    self._give_up(task, error)
+        self._end(task, status, error)
+
+    def _still_holds(self, task: Job) -> bool:
+        def look() -> bool:
+            with self._database.read() as connection:
+                return _holds(connection, task)
+
+        return bool(self._patiently(task, look))
+
+    def _end(self, task: Job, status: str, error: str) -> None:
+        values = {
+            "status": status,
+            "error": error,
+            "finished_at": None if status == "queued" else now_us(),
+            "owner": None,
+        }
+
+        def note() -> bool:
+            with self._database.begin() as connection:
+                if _holds(connection, task):
+                    connection.execute(sa.update(job).where(job.c.id == task.id).values(values))
+            return True
+
+        self._patiently(task, note)
+
+    def _patiently(self, task: Job, what: Callable[[], bool]) -> bool | None:
+        """As soon as the database can be reached; None if we are to stop before."""
+        while True:
+            try:
+                return what()
+            except Unavailable as failure:
+                log.error("a job can't be ended yet", job=task.key, error=failure.message)
+                if self._stop.wait(1.0):
+                    return None
+
+
+def _holds(connection: sa.Connection, task: Job) -> bool:
+    query = sa.select(job.c.id).where(
+        job.c.id == task.id, job.c.status == "running", job.c.owner == task.owner
+    )
+    return connection.execute(query).first() is not None
+
+
+def _queue_again(connection: sa.Connection, gone: str) -> None:
+    """What a member ran that is gone; with "", what nobody seems to run."""
+    owned = job.c.owner == gone if gone else job.c.owner.is_(None)
+    connection.execute(
+        sa.update(job).where(job.c.status == "running", owned).values(status="queued", owner=None)
+    )

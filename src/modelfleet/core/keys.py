@@ -28,6 +28,11 @@ class SigningKey:
         self._key = ECKey.import_key(layout.signing_key.read_bytes())
         self._verified = lru_cache(4096)(self._decode)
 
+    @property
+    def thumbprint(self) -> str:
+        """Which key it is (RFC 7638)."""
+        return self._key.thumbprint()
+
     def issue(
         self,
         principal_id: str,

@@ -87,6 +87,16 @@ class Layout:
         return self.run / "observed.json"
 
     @property
+    def members(self) -> Path:
+        """A lock for each control plane of this home."""
+        return self.run / "members"
+
+    @property
+    def control_plane_lock(self) -> Path:
+        """Held while one runs on SQLite."""
+        return self.run / "control-plane.lock"
+
+    @property
     def generation(self) -> Path:
         """A number; processes of an older one are replaced, one after the other."""
         return self.run / "generation"

@@ -127,6 +127,18 @@ class ReconcileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Shortest time between two rounds."""
 
 
+class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Models, versions, rollouts, access, audit. What predictions tell is always kept in HOME."""
+
+    url: str = ""
+    """PostgreSQL, as `postgresql://USER@HOST:5432/NAME`; without one it is SQLite, in
+    HOME/fleet.db. With PostgreSQL there may be several control planes."""
+    password: str = ""
+    """Better than in the address: in MODELFLEET_DATABASE__PASSWORD"""
+    password_file: str = ""
+    """or in a file, absolute or below HOME."""
+
+
 class HeartbeatSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Telling somebody outside that all is well, so that silence is heard."""
 
@@ -157,6 +169,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     batch: BatchSettings = BatchSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
+    database: DatabaseSettings = DatabaseSettings()
 
     @property
     def tls(self) -> tuple[Path, Path] | None:
@@ -169,6 +182,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @property
     def layout(self) -> Layout:
         return Layout(self.home)
+
+    def database_password(self) -> str:
+        """From the setting or the file. Raises `InvalidInput` for both, or an unreadable file."""
+        given = self.database
+        if given.password and given.password_file:
+            raise InvalidInput("database.password and database.password_file exclude each other.")
+        if not given.password_file:
+            return given.password
+        try:
+            return (self.home / given.password_file).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"database.password_file can't be read: {error}") from error
 
 
 def default_home(environment: Mapping[str, str] = os.environ) -> Path:

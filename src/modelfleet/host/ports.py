@@ -68,6 +68,11 @@ def is_free(host: str, port: int) -> bool:
         return True
 
 
+def free_port(host: str) -> int:
+    """One on which nobody listens now."""
+    return _any_free(host, [])
+
+
 def _any_free(host: str, but: list[int]) -> int:
     while True:
         with socket.socket(_family(host)) as probe:

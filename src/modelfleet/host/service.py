@@ -50,9 +50,10 @@ def run(
 
     announce: called once, when everything is ready. agent: another command line for the agent.
     Raises `Conflict` (already running, port taken), `InvalidInput` (workers can't be confined,
-    certificate and key of the gateway don't fit).
+    certificate and key of the gateway don't fit), `Unavailable` (no database server).
     """
     # The agent, too, imports this module, in a hurry.
+    from modelfleet.core.database import check
     from modelfleet.core.keys import SigningKey
     from modelfleet.serving.gateway.tls import read_pair
 
@@ -63,6 +64,7 @@ def run(
     check_workers(settings, sys.executable)
     if settings.tls is not None:
         read_pair(*settings.tls)
+    check(settings)
     choose_ports(settings, ours=_listening(layout))
     SigningKey(layout)
     argv = agent or (sys.executable, "-m", "modelfleet.host", "--home", str(layout.home))

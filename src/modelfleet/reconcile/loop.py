@@ -1,4 +1,7 @@
-"""One round: rollouts decide, pools and gateway follow, monitors look, warm helpers are let go."""
+"""One round: rollouts decide, pools and gateway follow, monitors look, warm helpers are let go.
+
+Of several control planes the leader does it; the others look after their own helpers alone.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from functools import partial
 import msgspec
 import structlog
 
+from modelfleet.core.database import fenced
 from modelfleet.core.files import write_atomically
 from modelfleet.core.layout import Layout
+from modelfleet.core.membership import Membership
 from modelfleet.reconcile.traffic import TrafficController
 from modelfleet.registry import RegistryService
 from modelfleet.rollouts.service import RolloutService
@@ -26,7 +31,8 @@ _LOOK_SECONDS = 1.0
 
 
 class Reconciler:
-    """Runs in a thread of the control plane. `others` are run once a second, each on its own."""
+    """Runs in a thread of the control plane. `others` are run once a second, each on its own; so
+    are `own`, also where another control plane leads. `let_go` is run when one has taken over."""
 
     def __init__(
         self,
@@ -37,6 +43,10 @@ class Reconciler:
         traffic: TrafficController,
         others: Sequence[Callable[[], None]],
         interval_seconds: float,
+        *,
+        membership: Membership | None = None,
+        own: Sequence[Callable[[], None]] = (),
+        let_go: Callable[[], None] = lambda: None,
     ) -> None:
         self._layout = layout
         self._registry = registry
@@ -45,6 +55,10 @@ class Reconciler:
         self._traffic = traffic
         self._others = others
         self._interval = interval_seconds
+        self._membership = membership
+        self._own = own
+        self._let_go = let_go
+        self._led_as = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._load_errors: Mapping[int, str] = {}
@@ -66,12 +80,36 @@ class Reconciler:
         looked = 0.0
         while not self._stop.is_set():
             began = time.monotonic()
-            self._guarded(self._main)
-            if began - looked >= _LOOK_SECONDS:
+            due = began - looked >= _LOOK_SECONDS
+            if due:
                 looked = began
-                for other in self._others:
-                    self._guarded(other)
+            if self._membership is None:
+                self._lead(due)
+            elif self._membership.leads:
+                name = self._membership.id
+                if self._led_as != name:
+                    self._guarded(partial(self._take_over, name))
+                if self._led_as == name:
+                    with fenced(self._membership.check_lead):
+                        self._lead(due)
+            elif self._led_as:
+                self._led_as = ""
+                self._guarded(self._let_go)
+            if due:
+                for one in self._own:
+                    self._guarded(one)
             self._stop.wait(max(self._interval - (time.monotonic() - began), 0.01))
+
+    def _take_over(self, name: str) -> None:
+        """Another one may have led until now: what is on disk counts, not what we remember."""
+        self._watch = b""
+        self._traffic.take_over()
+        self._led_as = name
+
+    def _lead(self, due: bool) -> None:
+        self._guarded(self._main)
+        for other in self._others if due else ():
+            self._guarded(other)
 
     def _guarded(self, part: Callable[[], None]) -> None:
         """A part that fails must not stop the others, nor the next round."""

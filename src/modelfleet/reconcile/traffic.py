@@ -54,6 +54,12 @@ class TrafficController:
         self._config = self._load()
         self._variants: dict[str, Variant] = {}
 
+    def take_over(self) -> None:
+        """Forget what another control plane may have replaced meanwhile."""
+        self._config = self._load()
+        self._rooms.pipelines.take_over()
+        self._rooms.gateway.take_over()
+
     def _load(self) -> GatewayConfig:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=GatewayConfig)

@@ -9,7 +9,6 @@ that, so nobody loses what they are about to use.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -19,7 +18,6 @@ from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.blobs import FolderBlobStore
 from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
-from modelfleet.core.errors import Conflict
 from modelfleet.registry.tables import bundle, garbage, model_version, variant
 from modelfleet.registry.tracking.tables import artifact, logged_model
 
@@ -45,13 +43,9 @@ class Collected:
 
 
 class GarbageService:
-    def __init__(
-        self, database: Database, blobs: FolderBlobStore, held: Callable[[], bool]
-    ) -> None:
-        """held: does a running backup need every blob to stay?"""
+    def __init__(self, database: Database, blobs: FolderBlobStore) -> None:
         self._database = database
         self._blobs = blobs
-        self._held = held
 
     def collect(
         self,
@@ -62,8 +56,6 @@ class GarbageService:
     ) -> Collected:
         resource = Resource("blobs", "*")
         authorize(actor, Action.MANAGE_ACCESS, resource)
-        if not dry_run and self._held():
-            raise Conflict("A backup is running; blobs stay until it ended.")
         with self._database.begin() as connection:
             unused = self._unused_bundles(connection)
             live = self._live(connection, unused)
@@ -73,8 +65,9 @@ class GarbageService:
             bundles = 0
             if not dry_run:
                 bundles = self._drop_bundles(connection, unused, set(ripe))
-                for sha256 in ripe:
-                    self._blobs.delete(sha256)
+                with self._blobs.clearing() as remove:
+                    for sha256 in ripe:
+                        remove(sha256)
                 self._forget(connection, list(ripe))
                 self._blobs.sweep_uploads(grace_seconds)
                 if ripe or bundles:

@@ -161,6 +161,8 @@ class EnvironmentBuilder:
                 stdout=answered,
                 stderr=subprocess.PIPE,
                 text=True,
+                # A package may run code of its own while it is built.
+                env={k: v for k, v in os.environ.items() if not k.startswith("MODELFLEET_")},
             )
             watchdog = threading.Timer(_TIMEOUT_SECONDS, process.kill)
             watchdog.start()

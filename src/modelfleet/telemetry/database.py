@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modelfleet.core.errors import Conflict
 from modelfleet.core.files import make_private
 
 SCHEMA_VERSION = 1
@@ -108,7 +109,10 @@ CREATE INDEX parked_next ON parked (next_try);
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """The collector's connection; creates the database. Transactions are begun by `transaction`."""
+    """The collector's connection; creates the database. Transactions are begun by `transaction`.
+
+    Raises `Conflict` for one of another release's schema, and leaves it as it is.
+    """
     make_private(path)
     connection = sqlite3.connect(path, timeout=30, isolation_level=None, cached_statements=256)
     connection.execute("PRAGMA journal_mode=WAL")
@@ -119,6 +123,12 @@ def open_writer(path: Path) -> sqlite3.Connection:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            raise Conflict(
+                f"{path.name} has schema {version}, this release has {SCHEMA_VERSION}.",
+                hint="Install the release that wrote it, or move the file away: it then begins "
+                "anew.",
+            )
         connection.execute(_BATCH)
     return connection
 

@@ -117,11 +117,16 @@ class ControlBlock:
 
     @classmethod
     def open(cls, path: Path, writable: bool = False) -> ControlBlock:
-        """An existing block. FileNotFoundError, or ValueError if it has another size."""
+        """An existing block. FileNotFoundError, or ValueError if it has another size or format.
+
+        Whoever writes overwrites whatever format was there.
+        """
         handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         try:
             if os.fstat(handle).st_size < CONTROL_BYTES:
                 raise ValueError(f"{path} is not a control block")
+            if not writable and os.pread(handle, 8, 0) not in (MAGIC, bytes(8)):
+                raise ValueError(f"{path} has the format of another release")
             return cls(path, handle, writable)
         except BaseException:
             os.close(handle)

@@ -1,4 +1,9 @@
-"""What a pool should hold: `HOME/run/desired/<pool>.json`, replaced by rename."""
+"""What a pool should hold: `HOME/run/desired/<pool>.json`, replaced by rename.
+
+Workers and control planes of different releases meet in this file. Fields that a reader does not
+know are ignored, and each new one has a default; what an older reader would get wrong raises
+`FORMAT`, and is refused by it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import Annotated, Optional
 
 import msgspec
 
+FORMAT = 1
 PoolName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}$")]
 Index = Annotated[int, msgspec.Meta(ge=1, le=0xFFFFFFFF)]
 
@@ -37,7 +43,7 @@ class PoolSpec(msgspec.Struct, frozen=True):
     """A pool of identical workers. A new `python`, `memory_mb` or `cpus` needs new processes.
 
     budget_mb: what models may hold together in each worker, 0 for no limit. cpus: cores that a
-    worker may use at a time, 0 for all.
+    worker may use at a time, 0 for all. format: see above.
     """
 
     pool: PoolName
@@ -48,6 +54,7 @@ class PoolSpec(msgspec.Struct, frozen=True):
     versions: tuple[VersionSpec, ...] = ()
     budget_mb: int = 0
     cpus: int = 0
+    format: int = FORMAT
 
     def __post_init__(self) -> None:
         indexes = [version.index for version in self.versions]
@@ -55,9 +62,18 @@ class PoolSpec(msgspec.Struct, frozen=True):
             raise ValueError(f"pool {self.pool}: a version is named twice")
 
 
+class _Format(msgspec.Struct, frozen=True):
+    format: int = FORMAT
+
+
 def decode(content: bytes) -> PoolSpec:
     """Read a pool's JSON; msgspec.DecodeError says what is wrong with it."""
     try:
+        found = msgspec.json.decode(content, type=_Format).format
+        if found > FORMAT:
+            raise msgspec.DecodeError(
+                f"it has the format {found} of a newer release; this one knows {FORMAT}"
+            )
         return msgspec.json.decode(content, type=PoolSpec)
     except UnicodeDecodeError as error:
         raise msgspec.DecodeError(str(error)) from error

@@ -63,3 +63,17 @@ def test_broken_pools_are_refused(content: bytes) -> None:
 def test_a_version_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="named twice"):
         PoolSpec("a", 1, "p", versions=(version(1), version(1)))
+
+
+def test_what_a_newer_release_adds_is_ignored() -> None:
+    text = (
+        b'{"pool":"a","revision":3,"python":"p","new":{"x":1},"versions":[{"index":1,"model":"m",'
+        b'"version":"1.0.0","sequence":1,"digest":"d","path":"p","also":[]}]}'
+    )
+    found = desired.decode(text)
+    assert (found.revision, found.versions[0].index, found.format) == (3, 1, desired.FORMAT)
+
+
+def test_a_newer_format_is_refused_whatever_else_it_says() -> None:
+    with pytest.raises(msgspec.DecodeError, match="format 2 of a newer release"):
+        desired.decode(b'{"format":2,"pools":[]}')

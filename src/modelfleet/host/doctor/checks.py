@@ -27,6 +27,7 @@ CHECKS: Mapping[str, Check] = {
     "confinement": home.confinement,
     "database": databases.integrity,
     "schema": databases.schema,
+    "control-planes": databases.control_planes,
     "audit": databases.audit_chain,
     "access-keys": databases.access_keys,
     "jobs": databases.jobs,

@@ -11,10 +11,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from modelfleet.core import audit
 from modelfleet.core.blobs import FolderBlobStore
+from modelfleet.core.database import check, place_of
 from modelfleet.core.errors import FleetError
-from modelfleet.core.migrate import revisions
+from modelfleet.core.membership import member
+from modelfleet.core.migrate import revision_of, revisions
 from modelfleet.host.doctor.findings import (
     Examined,
     Finding,
@@ -33,12 +37,16 @@ _RESTORE = "Restore it from a backup; the file is kept as it is."
 _SOON_SECONDS = 14 * 86400
 _STUCK_SECONDS = 1800
 _LIVE = "SELECT version_id FROM route WHERE weight > 0 OR shadow > 0"
-_NONE = "there is no fleet.db yet"
+_NONE = "there is no database yet"
 _IMPORT = "import httptools, msgspec, numpy"
 
 
 def integrity(examined: Examined) -> Iterator[Finding]:
-    for path in (examined.layout.fleet_database, examined.layout.evidence_database):
+    paths = [examined.layout.fleet_database, examined.layout.evidence_database]
+    if examined.settings.database.url:
+        yield _server(examined)
+        paths = paths[1:]
+    for path in paths:
         try:
             with examined.database(path) as connection:
                 if connection is None:
@@ -54,44 +62,71 @@ def integrity(examined: Examined) -> Iterator[Finding]:
             yield fail(f"{path.name}: {'; '.join(said)}", _RESTORE)
 
 
+def _server(examined: Examined) -> Finding:
+    """Of the address, who it is only: neither password nor options."""
+    try:
+        place = place_of(examined.settings)
+        check(examined.settings)
+    except FleetError as error:
+        return fail(error.message, error.hint)
+    assert isinstance(place, sa.URL)
+    where = place.host or place.query.get("host") or "this machine"
+    return ok(f"PostgreSQL at {where} answers; the database is {place.database}")
+
+
+def control_planes(examined: Examined) -> Iterator[Finding]:
+    """With a server there may be several; `up` runs one of them."""
+    if not examined.settings.database.url:
+        yield ok("one, as SQLite has it")
+        return
+    with examined.fleet() as connection:
+        assert connection is not None
+        if not sa.inspect(connection).has_table(member.name):
+            yield not_examined(_NONE)
+            return
+        query = sa.select(member.c.address).order_by(member.c.joined_at, member.c.id)
+        found = [row.address for row in connection.execute(query)]
+    if found:
+        others = f"; {some(found[1:])} stand by" if found[1:] else ""
+        yield ok(f"{found[0]} leads{others}")
+    else:
+        yield not_examined("no control plane runs")
+
+
 def schema(examined: Examined) -> Iterator[Finding]:
     known = revisions()
-    with examined.database(examined.layout.fleet_database) as connection:
+    with examined.fleet() as connection:
         if connection is None:
             yield not_examined(_NONE)
         else:
-            try:
-                row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            except sqlite3.OperationalError:
-                row = None
-            yield _revision(row[0] if row else "", known)
-    with examined.database(examined.layout.evidence_database) as connection:
-        if connection is not None:
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            yield _revision(examined.fleet_name, revision_of(connection) or "", known)
+    with examined.database(examined.layout.evidence_database) as evidence:
+        if evidence is not None:
+            (found,) = evidence.execute("PRAGMA user_version").fetchone()
             if found != SCHEMA_VERSION:
                 said = f"evidence.db has schema {found}, this release reads {SCHEMA_VERSION}"
                 yield fail(said, "Install the release that wrote it.")
 
 
-def _revision(found: str, known: Sequence[str]) -> Finding:
+def _revision(name: str, found: str, known: Sequence[str]) -> Finding:
     if found == known[-1]:
-        return ok(f"fleet.db has schema {found}")
+        return ok(f"{name} has schema {found}")
     if found in known or not found:
-        said = f"fleet.db has schema {found or 'none'}, this release has {known[-1]}"
+        said = f"{name} has schema {found or 'none'}, this release has {known[-1]}"
         return warn(said, "Start modelfleet: it upgrades the database.")
-    said = f"fleet.db has schema {found}, which this release does not know"
+    said = f"{name} has schema {found}, which this release does not know"
     return fail(said, "Install the release that wrote it, or a newer one.")
 
 
 def audit_chain(examined: Examined) -> Iterator[Finding]:
-    with examined.database(examined.layout.fleet_database) as connection:
+    with examined.fleet() as connection:
         if connection is None:
             yield not_examined(_NONE)
             return
-        rows = connection.execute("SELECT * FROM audit_event ORDER BY sequence")
-        plain = ({**dict(row), "details": json.loads(row["details"])} for row in rows)
-        count = connection.execute("SELECT count(*) FROM audit_event").fetchone()[0]
-        broken = audit.break_in(plain)
+        table = audit.audit_event
+        count = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+        rows = connection.execute(sa.select(table).order_by(table.c.sequence)).mappings()
+        broken = audit.break_in(dict(row) for row in rows)
     if broken is None:
         yield ok(f"all {count} events fit their chain")
     else:
@@ -101,18 +136,20 @@ def audit_chain(examined: Examined) -> Iterator[Finding]:
 
 def access_keys(examined: Examined) -> Iterator[Finding]:
     now = time.time()
-    with examined.database(examined.layout.fleet_database) as connection:
+    with examined.fleet() as connection:
         if connection is None:
             yield not_examined(_NONE)
             return
         rows = connection.execute(
-            "SELECT key.name, principal.name AS who, expires_at FROM key "
-            "JOIN principal ON principal.id = principal_id "
-            "WHERE revoked_at IS NULL AND expires_at < ? ORDER BY expires_at",
-            (int((now + _SOON_SECONDS) * 1e6),),
-        ).fetchall()
-    past = [f"{row['who']} ({row['name']})" for row in rows if row["expires_at"] / 1e6 < now]
-    soon = [f"{row['who']} ({row['name']})" for row in rows if row["expires_at"] / 1e6 >= now]
+            sa.text(
+                "SELECT key.name, principal.name AS who, expires_at FROM key "
+                "JOIN principal ON principal.id = principal_id "
+                "WHERE revoked_at IS NULL AND expires_at < :soon ORDER BY expires_at"
+            ),
+            {"soon": int((now + _SOON_SECONDS) * 1e6)},
+        ).all()
+    past = [f"{row.who} ({row.name})" for row in rows if row.expires_at / 1e6 < now]
+    soon = [f"{row.who} ({row.name})" for row in rows if row.expires_at / 1e6 >= now]
     remedy = "Issue new ones (modelfleet keys create), then revoke the old."
     if soon:
         yield warn(f"{len(soon)} keys expire within 14 days: {some(soon)}", remedy)
@@ -124,19 +161,21 @@ def access_keys(examined: Examined) -> Iterator[Finding]:
 
 def jobs(examined: Examined) -> Iterator[Finding]:
     now = time.time()
-    with examined.database(examined.layout.fleet_database) as connection:
+    with examined.fleet() as connection:
         if connection is None:
             yield not_examined(_NONE)
             return
         rows = connection.execute(
-            "SELECT kind, key, status, attempts, created_at FROM job "
-            "WHERE status IN ('queued', 'running') ORDER BY created_at"
-        ).fetchall()
-    stuck = [row for row in rows if now - row["created_at"] / 1e6 > _STUCK_SECONDS]
+            sa.text(
+                "SELECT kind, key, status, attempts, created_at FROM job "
+                "WHERE status IN ('queued', 'running') ORDER BY created_at"
+            )
+        ).all()
+    stuck = [row for row in rows if now - row.created_at / 1e6 > _STUCK_SECONDS]
     for row in stuck[:5]:
-        age = duration(now - row["created_at"] / 1e6)
+        age = duration(now - row.created_at / 1e6)
         remedy = "See modelfleet logs control-plane; modelfleet restart --rolling queues it again."
-        yield warn(f"{row['kind']} {row['key']} is {row['status']} since {age}", remedy)
+        yield warn(f"{row.kind} {row.key} is {row.status} since {age}", remedy)
     if not stuck:
         yield ok(f"{len(rows)} jobs wait or run, none for long")
 
@@ -144,27 +183,29 @@ def jobs(examined: Examined) -> Iterator[Finding]:
 def blobs(examined: Examined) -> Iterator[Finding]:
     """Everything that live versions are made of; with `deep`, every byte of it."""
     layout = examined.layout
-    with examined.database(layout.fleet_database) as connection:
+    with examined.fleet() as connection:
         if connection is None:
             yield not_examined(_NONE)
             return
         rows = connection.execute(
-            "SELECT digest, entries FROM bundle WHERE digest IN ("
-            f"SELECT bundle_digest FROM model_version WHERE id IN ({_LIVE}) "
-            f"UNION SELECT bundle_digest FROM variant WHERE version_id IN ({_LIVE}))"
-        ).fetchall()
+            sa.text(
+                "SELECT digest, entries FROM bundle WHERE digest IN ("
+                f"SELECT bundle_digest FROM model_version WHERE id IN ({_LIVE}) "
+                f"UNION SELECT bundle_digest FROM variant WHERE version_id IN ({_LIVE}))"
+            )
+        ).all()
     troubles, files = [], 0
     store = FolderBlobStore(layout.blobs) if layout.blobs.is_dir() else None
     for row in rows:
-        for entry in json.loads(row["entries"]):
+        for entry in json.loads(row.entries):
             files += 1
             wrong = _wrong(store, entry, examined.deep)
             if wrong:
-                troubles.append(f"{entry['path']} of bundle {row['digest'][:12]} {wrong}")
-        folder = layout.bundle(row["digest"])
+                troubles.append(f"{entry['path']} of bundle {row.digest[:12]} {wrong}")
+        folder = layout.bundle(row.digest)
         if examined.deep and folder.exists():
             try:
-                bundle.verify(folder, row["digest"])
+                bundle.verify(folder, row.digest)
             except bundle.BundleCorrupt as error:
                 troubles.append(f"{folder}: {error}")
     if troubles:

@@ -10,6 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import sqlalchemy as sa
+
+from modelfleet.core.database import Database, place_of
 from modelfleet.core.errors import FleetError
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import Settings, load_settings
@@ -87,6 +90,27 @@ class Examined:
             yield connection
         finally:
             connection.close()
+
+    @contextmanager
+    def fleet(self) -> Iterator[sa.Connection | None]:
+        """The fleet's database, wherever it is, for reading; None if there is none yet.
+
+        Raises `FleetError` if it can't be reached, `sa.exc.DBAPIError` if it is none.
+        """
+        place = place_of(self.settings)
+        if isinstance(place, Path) and not place.exists():
+            yield None
+            return
+        database = Database(place, read_only=True)
+        try:
+            with database.read() as connection:
+                yield connection
+        finally:
+            database.close()
+
+    @property
+    def fleet_name(self) -> str:
+        return "the database" if self.settings.database.url else "fleet.db"
 
 
 Check = Callable[[Examined], Iterable[Finding]]

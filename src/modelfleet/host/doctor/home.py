@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -51,7 +52,13 @@ def folder(examined: Examined) -> Iterator[Finding]:
 def _private(examined: Examined) -> Iterator[Finding]:
     """Files whose content is nobody else's business."""
     layout = examined.layout
-    for path in (layout.fleet_database, layout.evidence_database, layout.admin_key):
+    paths = [layout.fleet_database, layout.evidence_database, layout.admin_key]
+    given = examined.settings.database
+    if given.password_file:
+        paths.append(layout.home / given.password_file)
+    if given.password or urlsplit(given.url).password:
+        paths.append(layout.settings_file)
+    for path in paths:
         if path.exists() and path.stat().st_mode & 0o077:
             yield fail(f"others may read {path}", f"chmod 600 {path}")
 

@@ -12,8 +12,11 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import msgspec
+import sqlalchemy as sa
 
 from modelfleet import __version__
+from modelfleet.core.errors import FleetError
+from modelfleet.core.migrate import revision_of
 from modelfleet.engines.local import records
 from modelfleet.host.compose import files_of
 from modelfleet.host.doctor import Examined, Report
@@ -162,7 +165,11 @@ def _public(found: object) -> object:
 
 def databases(examined: Examined) -> Part:
     shown: dict[str, object] = {}
-    for path in (examined.layout.fleet_database, examined.layout.evidence_database):
+    paths = [examined.layout.fleet_database, examined.layout.evidence_database]
+    if examined.settings.database.url:
+        shown["PostgreSQL"] = _server(examined)
+        paths = paths[1:]
+    for path in paths:
         with examined.database(path) as connection:
             if connection is None:
                 continue
@@ -174,6 +181,27 @@ def databases(examined: Examined) -> Part:
                 "schema": [row["sql"] for row in made if row["sql"]],
             }
     return "databases.json", _json(shown)
+
+
+def _server(examined: Examined) -> dict[str, object]:
+    try:
+        with examined.fleet() as connection:
+            assert connection is not None
+            size = sa.text("SELECT pg_database_size(current_database())")
+            found = {
+                "version": connection.execute(sa.text("SHOW server_version")).scalar(),
+                "bytes": connection.execute(size).scalar(),
+                "schema": revision_of(connection),
+            }
+            rows = {
+                name: connection.execute(
+                    sa.select(sa.func.count()).select_from(sa.table(name))
+                ).scalar()
+                for name in sa.inspect(connection).get_table_names()
+            }
+            return found | {"rows": rows}
+    except FleetError as error:
+        return {"trouble": error.message}
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:
@@ -196,13 +224,16 @@ def evidence(examined: Examined) -> Part:
 
 def audit(examined: Examined) -> Part:
     """Who did it stands there as an id only; details could hold anything."""
-    query = (
+    query = sa.text(
         "SELECT sequence, at, principal_id, action, kind, resource, team, hash FROM audit_event "
-        "ORDER BY sequence DESC LIMIT ?"
+        "ORDER BY sequence DESC LIMIT :limit"
     )
-    with examined.database(examined.layout.fleet_database) as connection:
-        rows = connection.execute(query, (_AUDIT_EVENTS,)).fetchall() if connection else []
-    shown = [dict(row) for row in rows]
+    try:
+        with examined.fleet() as connection:
+            rows = connection.execute(query, {"limit": _AUDIT_EVENTS}).all() if connection else []
+    except FleetError as error:
+        return "audit.json", _json({"trouble": error.message})
+    shown = [dict(row._mapping) for row in rows]
     for one in shown:
         if one["kind"] not in _NAMED:
             one["resource"] = GONE

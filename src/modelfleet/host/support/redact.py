@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from modelfleet.core.settings import Settings
 
 GONE = "[removed]"
 _SHORTEST = 12
 """A shorter line of a key file is no secret of its own, and may stand in any text."""
+_SHORTEST_PASSWORD = 4
 _NAMES = r"passw(?:or)?d|passphrase|secret|token|api[-_]?key|access[-_]?key|credential"
 _PATTERNS = tuple(
     (re.compile(pattern, flags), replacement)
@@ -100,11 +101,22 @@ def _secrets_of(settings: Settings) -> Iterator[str]:
     files = [layout.admin_key, *layout.keys.glob("*"), *layout.gateway.glob("sds-*.json")]
     if settings.serving.tls_key:
         files.append(settings.home / settings.serving.tls_key)
+    if settings.database.password_file:
+        files.append(settings.home / settings.database.password_file)
+    yield from _passwords(settings)
     for path in files:
         if path != layout.jwks and path.is_file():
             yield from _lines(path)
     for url in _addresses(settings):
         yield from (part for part in urlsplit(url).path.split("/") if len(part) >= _SHORTEST)
+
+
+def _passwords(settings: Settings) -> Iterator[str]:
+    """Of the database: short ones, too, may not be shown."""
+    found = {settings.database.password, urlsplit(settings.database.url).password or ""}
+    for one in found | {unquote(one) for one in found}:
+        if len(one) >= _SHORTEST_PASSWORD:
+            yield one
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -128,6 +128,10 @@ class GatewayFiles:
         elif access.NAMED.encode() not in (self._folder / "rds.json").read_bytes():
             self._put("rds.json", self._routes.render(GatewayConfig(0), self.secret()))
 
+    def take_over(self) -> None:
+        """Another control plane may have written meanwhile: nothing of ours is to be tidied."""
+        self._wanted = None
+
     def secret(self) -> str:
         """What the gateway adds to feedback as `x-mf-gateway`: only then is the caller proven."""
         path = self._keys / "gateway.key"

@@ -65,16 +65,31 @@ class PipelinePlan(msgspec.Struct, frozen=True, omit_defaults=True):
         return Signature(self.inputs, tuple(fed.spec for fed in self.outputs))
 
 
+FORMAT = 1
+"""Raised when an executor of an earlier release would get the file wrong."""
+
+
 class Published(msgspec.Struct, frozen=True):
     """The whole file."""
 
     revision: int = 0
     pipelines: tuple[PipelinePlan, ...] = ()
+    format: int = FORMAT
+
+
+class _Format(msgspec.Struct, frozen=True):
+    format: int = FORMAT
 
 
 def load(layout: Layout) -> Published:
-    """Nothing yet: revision 0."""
+    """Nothing yet: revision 0. Raises `msgspec.DecodeError`, also for a newer format."""
     try:
-        return msgspec.json.decode(layout.pipelines.read_bytes(), type=Published)
+        content = layout.pipelines.read_bytes()
     except FileNotFoundError:
         return Published()
+    found = msgspec.json.decode(content, type=_Format).format
+    if found > FORMAT:
+        raise msgspec.DecodeError(
+            f"it has the format {found} of a newer release; this one knows {FORMAT}"
+        )
+    return msgspec.json.decode(content, type=Published)

@@ -68,6 +68,10 @@ class Publisher:
         self._published: Published | None = None
         self._drawn: set[tuple[Node, str, Node]] = set()
 
+    def take_over(self) -> None:
+        """Another control plane may have published meanwhile: the file counts."""
+        self._heads = self._published = None
+
     @property
     def is_needed(self) -> bool:
         """Is there any pipeline?"""
