@@ -88,7 +88,7 @@ def build(settings: Settings) -> Fleet:
     rollouts = RolloutService(database, registry, endpoints, ticks)
     environments = EnvironmentBuilder(layout)
     confinement = _confinement(settings)
-    converters = Converters(layout.worker_package, confinement)
+    converters = Converters(layout.worker_package, confinement, settings.serving.sandbox_checks)
     prepare = PrepareService(layout, database, registry, bundles, environments, converters)
     handlers[PREPARE] = Handler(prepare.prepare, prepare.give_up)
     gateway = GatewayFiles(layout, limits=Limits.of(settings.serving), tls=settings.tls)

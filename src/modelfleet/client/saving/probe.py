@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import msgspec
 from modelfleet.client.errors import ClientError
 from modelfleet.client.saving.drafts import Draft, is_here
 from modelfleet.client.saving.objects import Saved, own_python
+from modelfleet.client.saving.sandboxed import Box
 
 if TYPE_CHECKING:
     from modelfleet_worker.wire.signature import Array
@@ -43,9 +43,11 @@ def complete(
     reference: Mapping[str, Array] | None,
     *,
     given: bool,
+    sandboxed: bool = True,
     tell: Callable[[str], None],
 ) -> Saved:
     """The bundle. given: the caller named the requirements, so this interpreter won't do.
+    sandboxed: what the model can reach while it is asked is limited (modelfleet_worker.sandbox).
 
     Raises `ClientError` with the model's own complaint.
     """
@@ -54,12 +56,12 @@ def complete(
     _write(draft, rows, reference)
     framework = RUNTIMES[draft.runtime]
     here = not given and draft.runtime != "mlflow" and draft.python == own_python()
+    box = Box(draft, sandboxed)
     if here and is_here(framework.module) and (draft.runtime != "keras" or _backend_is_here()):
-        command = [sys.executable, "-m", "modelfleet_worker.describe", str(draft.folder)]
-        answer = _run(command, draft.folder)
+        answer = _run([sys.executable, *box.arguments()], draft.folder, box)
     else:
         tell(f"making an environment for {framework.title} to read the model")
-        answer = _in_its_environment(draft)
+        answer = _in_its_environment(draft, box)
     if answer.error:
         raise ClientError(f"The model can't be registered: {answer.error}")
     files = {
@@ -67,7 +69,7 @@ def complete(
         for path in sorted((draft.folder / "files").rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    return Saved(files, _final(draft, answer), draft.python)
+    return Saved(files | box.made(), _final(draft, answer), draft.python, box.report)
 
 
 def _write(
@@ -94,12 +96,13 @@ def _plain(array: Array) -> Array:
     return array.astype(str) if array.dtype.kind == "O" else array
 
 
-def _in_its_environment(draft: Draft) -> Described:
+def _in_its_environment(draft: Draft, box: Box) -> Described:
     """Without what may be superfluous, if it turns out to be."""
     lean = [one for one in draft.requirements if one not in draft.droppable]
-    answer = _run(_uv_run(draft, lean), draft.folder)
+    answer = _run([*_uv_run(draft, lean), *box.arguments()], draft.folder, box)
     if answer.error and draft.droppable:
-        return _run(_uv_run(draft, draft.requirements), draft.folder)
+        again = _uv_run(draft, draft.requirements)
+        return _run([*again, *box.arguments()], draft.folder, box)
     draft.requirements = tuple(lean)
     return answer
 
@@ -125,11 +128,11 @@ def _uv_run(draft: Draft, requirements: Sequence[str]) -> list[str]:
     return [
         *(uv, "run", "--no-project", "--isolated", "--python", python),
         *("--with-requirements", str(file), "--"),
-        *("python", "-m", "modelfleet_worker.describe", str(draft.folder)),
+        "python",
     ]
 
 
-def _run(command: list[str], folder: Path) -> Described:
+def _run(command: list[str], folder: Path, box: Box) -> Described:
     import modelfleet_worker
 
     package = str(Path(modelfleet_worker.__file__).parent.parent)
@@ -146,11 +149,11 @@ def _run(command: list[str], folder: Path) -> Described:
             text=True,
             timeout=_TIMEOUT_SECONDS,
             env=env,
-            cwd=tempfile.gettempdir(),
+            cwd=folder,
         )
     except subprocess.TimeoutExpired as error:
         raise ClientError(f"Reading the model took over {_TIMEOUT_SECONDS} s.") from error
-    line = done.stdout.strip().rpartition("\n")[2]
+    line = box.read(done.stdout).strip().rpartition("\n")[2]
     if line.startswith("{"):
         return msgspec.json.decode(line, type=Described)
     lines = [one.strip() for one in done.stderr.splitlines() if one.strip()]
