@@ -29,6 +29,7 @@ def readable() -> list[str]:
 def _of_python() -> Iterator[str]:
     roots = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
     roots.add(os.path.dirname(os.path.dirname(os.path.realpath(sys.executable))))
+    roots.add(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))  # may be behind a link
     users = {site.getuserbase(), os.path.expanduser("~"), "/"}
     for path in [*sorted(roots), *sys.path]:
         real = os.path.realpath(path)
