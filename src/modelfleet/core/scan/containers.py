@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from modelfleet.core.scan.vm import Damaged, Seen, Stub, follow
 
@@ -45,11 +45,11 @@ def _inflate(stream: BinaryIO) -> bytes:
     return bytes(found + machine.flush())
 
 
-_COMPRESSED: tuple[tuple[bytes, Callable[[BinaryIO], BinaryIO]], ...] = (
-    (b"\x1f\x8b", lambda stream: gzip.GzipFile(fileobj=stream)),  # type: ignore[list-item,return-value]
-    (b"BZh", bz2.BZ2File),  # type: ignore[list-item]
-    (b"\xfd7zXZ\x00", lzma.LZMAFile),  # type: ignore[list-item]
-    (b"\x5d\x00", lzma.LZMAFile),  # type: ignore[list-item]
+_COMPRESSED: tuple[tuple[bytes, Callable[[BinaryIO], Any]], ...] = (
+    (b"\x1f\x8b", lambda stream: gzip.GzipFile(fileobj=stream)),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+    (b"\x5d\x00", lzma.LZMAFile),
     (b"\x78", _zlib),
 )
 
