@@ -34,7 +34,7 @@ def check(path: Path, *, unlisted: bool) -> list[Findings]:
     for file in pickles(path):
         said = scan(file)
         name = file.name if path.is_file() else os.fspath(file.relative_to(path))
-        if said.verdict is Verdict.HARMFUL and not (unlisted and _is_own_code(said)):
+        if said.verdict is Verdict.HARMFUL:
             raise Refused(f"{name}: {said.reason}.")
         if said.verdict is Verdict.DAMAGED:
             raise Refused(f"{name} can't be followed: {said.reason}.")
@@ -45,10 +45,3 @@ def check(path: Path, *, unlisted: bool) -> list[Findings]:
             )
         found.append(said)
     return found
-
-
-def _is_own_code(said: Findings) -> bool:
-    """Functions that cloudpickle took along name parts of Python's machinery."""
-    ours = any(one.startswith("cloudpickle.") for one in said.unknown)
-    machinery = ("types.", "builtins.getattr", "operator.", "__builtin__.getattr")
-    return ours and all(one.startswith(machinery) for one in said.harmful)

@@ -5,6 +5,7 @@ Where it does not, each run is kept as a file that a later import takes up.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,7 @@ class RunSink:
     def write(self, item: Item, record: RunRecord, kept: Path) -> Outcome:
         """Write it whole. A run that was written half by a killed import is finished."""
         if self._api is None or not self._is_there(self._api):
-            place = kept / "runs" / f"{file_name(record.key)}.json"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+            place = _keep(record, kept / "runs" / file_name(record.key))
             reason = "This modelfleet takes no runs without a version; it is kept as a file."
             return _outcome(item, record, ATTENTION, reason, str(place))
         self._write(self._api, record)
@@ -114,13 +113,29 @@ class RunSink:
         return self._experiments[name]
 
 
+def _keep(record: RunRecord, folder: Path) -> Path:
+    """The run as `run.json`, its files beside it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    artifacts = {}
+    for path, file in record.artifacts.items():
+        target = folder / "artifacts" / "/".join(file_name(part) for part in path.split("/"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+        artifacts[path] = str(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = msgspec.structs.replace(record, artifacts=artifacts)
+    (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(whole)))
+    return folder
+
+
 def _state(record: RunRecord) -> str:
     return record.status if record.status in _STATES else "FINISHED"
 
 
 def file_name(key: str) -> str:
     """A file name for a key."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in key)[-150:]
+    plain = "".join(one if one.isalnum() or one in "._-" else "-" for one in key)[-150:]
+    return plain if plain.strip(".") else "-"
 
 
 def _outcome(

@@ -189,8 +189,8 @@ class Triton:
             dtype = _TYPES.get(str(pbtxt.first(one, "data_type")))
             if dtype is None or any(size < 1 for size in inner):
                 raise Attention(
-                    f"Its input {pbtxt.first(one, 'name')!r} has no fixed shape or is text, so that "
-                    "no rows can be drawn: add warm-up data (model_warmup)."
+                    f"Its input {pbtxt.first(one, 'name')!r} has no fixed shape or is text, so "
+                    "that no rows can be drawn: add warm-up data (model_warmup)."
                 )
             shape = (_ROWS, *inner)
             whole = np.dtype(dtype).kind in "iub"

@@ -68,7 +68,12 @@ def scan(path: Path) -> Findings:
 def _judged(seen: Seen, damage: str) -> Findings:
     harmful = sorted(one for one in seen.globals if not _core(one) and _is_harmful(one))
     unknown = sorted(one for one in seen.globals if not _is_known(one, seen) and one not in harmful)
-    if harmful:
+    own_code = any(module.startswith("cloudpickle.") for module, _ in unknown) and not damage
+    if own_code and all(_is_machinery(one) for one in harmful):
+        verdict, reason = Verdict.UNKNOWN, "it brings code of its own (cloudpickle)"
+        unknown = sorted([*unknown, *harmful])
+        harmful = []
+    elif harmful:
         verdict, reason = Verdict.HARMFUL, f"it would call {_named(harmful)} when it is loaded"
     elif damage:
         verdict, reason = Verdict.DAMAGED, damage
@@ -107,6 +112,11 @@ def _why_unknown(unknown: list[Global], seen: Seen) -> str:
 
 def _is_harmful(one: Global) -> bool:
     return bool(_HARMFUL.fullmatch(one[0])) or "__" in one[1].strip("_") or "." in one[1]
+
+
+def _is_machinery(one: Global) -> bool:
+    """What cloudpickle rebuilds functions and classes with."""
+    return one[0] == "types" or one in (("builtins", "type"), ("builtins", "getattr"))
 
 
 def _core(one: Global) -> bool:
