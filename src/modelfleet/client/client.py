@@ -154,9 +154,9 @@ class Client:
         `predict(dict of arrays) -> dict of arrays`, or the path of a saved model (see
         docs/frameworks.md). example, reference, requirements, refuse_missing, kind, source,
         class_name, arguments, sandboxed: see `saving.save`. team: creates the model if it is
-        new, with `business_function`, `criticality`, `description`. compile: may it serve as ONNX, where that
-        is proven equal and faster? wait: until it was checked and
-        compiled; on a terminal, what is being done is shown meanwhile.
+        new, with `business_function`, `criticality`, `description`. compile: may it serve as ONNX,
+        where that is proven equal and faster? wait: until it was checked and compiled; on a
+        terminal, what is being done is shown meanwhile.
         """
         from modelfleet.client.saving import save
 
