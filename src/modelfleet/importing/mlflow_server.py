@@ -172,6 +172,10 @@ class MlflowServer:
             for path, _ in self._api.list_files(root):
                 self._api.fetch(root, path, folder / path)
             return
+        if uri.startswith("runs:/"):
+            run_id, _, below = uri.removeprefix("runs:/").strip("/").partition("/")
+            self._fetch_of_run(run_id, below, folder)
+            return
         run = self._run_of(version.get("run_id"))
         of_run = str(run.get("info", {}).get("artifact_uri", "")).rstrip("/")
         if of_run and uri.startswith(f"{of_run}/"):
@@ -194,7 +198,7 @@ class MlflowServer:
 
     def _fetch_of_run(self, run_id: str, below: str, folder: Path) -> None:
         for path, _ in self._api.list_of_run(run_id):
-            if path.startswith(f"{below}/"):
+            if not below or path.startswith(f"{below}/"):
                 target = folder / path.removeprefix(f"{below}/")
                 self._api.fetch_of_run(run_id, path, target)
 

@@ -184,6 +184,11 @@ def secret_variable() -> None:
         raise OSError(errno.ENOENT, "SECRET")
 
 
+def first_environment() -> None:
+    if b"SECRET=" not in Path("/proc/self/environ").read_bytes():
+        raise OSError(errno.ENOENT, "SECRET")
+
+
 def thread() -> None:
     """Not an attack: it must work."""
     found: list[int] = []

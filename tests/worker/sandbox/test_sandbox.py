@@ -140,6 +140,7 @@ def encoded(box: Policy) -> bytes:
         ("clone3", "ENOSYS"),
         ("memory", "ENOMEM"),
         ("secret_variable", "ENOENT"),
+        ("first_environment", "ENOENT"),
     ],
 )
 def test_attacks_fail_inside_and_succeed_outside(

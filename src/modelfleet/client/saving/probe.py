@@ -6,9 +6,11 @@ environment that uv makes (and keeps in its cache).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -142,23 +144,38 @@ def _run(command: list[str], folder: Path, box: Box) -> Described:
         (worker / "modelfleet_worker").symlink_to(Path(package) / "modelfleet_worker")
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
     env |= {"PYTHONPATH": str(worker), "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_SECONDS,
-            env=env,
-            cwd=folder,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ClientError(f"Reading the model took over {_TIMEOUT_SECONDS} s.") from error
-    line = box.read(done.stdout).strip().rpartition("\n")[2]
+    code, output, errors = _output(command, folder, env)
+    line = box.read(output).strip().rpartition("\n")[2]
     if line.startswith("{"):
         return msgspec.json.decode(line, type=Described)
-    lines = [one.strip() for one in done.stderr.splitlines() if one.strip()]
+    lines = [one.strip() for one in errors.splitlines() if one.strip()]
     said = " ".join(lines[-8:])[-800:]
-    raise ClientError(f"The model can't be read (exit code {done.returncode}): {said}")
+    raise ClientError(f"The model can't be read (exit code {code}): {said}")
+
+
+def _output(command: list[str], folder: Path, env: Mapping[str, str]) -> tuple[int, str, str]:
+    """Exit code, output and errors. Whatever ends the waiting ends all that was started."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=env,
+        cwd=folder,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=_TIMEOUT_SECONDS)
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise ClientError(f"Reading the model took over {_TIMEOUT_SECONDS} s.") from error
+        raise
+    return process.returncode, output, errors
 
 
 def _final(draft: Draft, answer: Described) -> tuple[str, ...]:
