@@ -26,6 +26,7 @@ from modelfleet.importing import RunRecord
 from modelfleet.importing.mlflow_api import MlflowApi
 from modelfleet.importing.runs import RunSink
 from modelfleet.importing.types import Item, MetricPoint
+from modelfleet.importing.wandb import Wandb
 
 pytestmark = [
     pytest.mark.e2e,
@@ -221,6 +222,37 @@ def test_runs_are_written_by_mlflows_protocol(mlflow: tuple[str, Path], tmp_path
     assert [one["step"] for one in history] == list(range(2500))
     assert list(api.list_of_run(run["info"]["run_id"])) == [("logs/log.txt", 4)]
     api.close()
+
+
+WANDB = """
+import sys, wandb
+with wandb.init(project="churn", name="sunny", config={"lr": 0.1, "net": {"layers": [4, 2]}},
+                tags=["old"], mode="offline", dir=sys.argv[1]) as run:
+    for k in range(3):
+        run.log({"loss": 1 / (k + 1)})
+    run.summary["best"] = 0.3
+"""
+
+
+def test_an_offline_run_of_wandb(platform: Platform, tmp_path: Path) -> None:
+    uv = str(Path(sys.executable).parent / "uv")
+    made = (uv, "run", "--quiet", "--no-project", "--isolated", "--python", "3.11")
+    script = ("--with", "wandb", "python", "-c", WANDB, str(tmp_path))
+    done = subprocess.run([*made, *script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    source = Wandb(tmp_path)
+    (item,) = source.items()
+    run = source.take(item, tmp_path / "work")
+    assert (run.experiment, run.name, run.status) == ("churn", "sunny", "FINISHED")
+    assert run.parameters == {"lr": "0.1", "net.layers": "[4, 2]"}
+    assert [(p.value, p.step) for p in run.metrics if p.key == "loss"] == [
+        (1.0, 0),
+        (0.5, 1),
+        (pytest.approx(1 / 3), 2),
+    ]
+    assert run.tags["wandb.tag.old"] == "true"
+    found = report(platform, "runs", str(tmp_path), "--from", "wandb", "--dry-run", code=0)
+    assert found["imported"] == 1
 
 
 def test_files_of_other_tools(platform: Platform, tmp_path: Path) -> None:

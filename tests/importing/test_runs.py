@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from modelfleet.client.errors import ClientError
 from modelfleet.importing import Attention, RunRecord
 from modelfleet.importing.neptune import Neptune
+from modelfleet.importing.types import MetricPoint
 from modelfleet.importing.wandb import Wandb
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -55,6 +58,101 @@ def test_wandbs_own_folders(tmp_path: Path) -> None:
     (Path(next(iter(run.artifacts.values()))).parent / "wandb-summary.json").write_text("{")
     with pytest.raises(Attention):
         source.take(item, tmp_path / "work")
+
+
+def varint(value: int) -> bytes:
+    found = b""
+    while value > 127:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
+
+
+def message(**fields: object) -> bytes:
+    """`f3=b"..."`, `f1=7`: a protocol buffer."""
+    found = b""
+    for name, values in fields.items():
+        for value in values if isinstance(values, list) else [values]:
+            number = int(name[1:])
+            if isinstance(value, int):
+                found += varint(number << 3) + varint(value)
+            elif isinstance(value, float):
+                found += varint(number << 3 | 1) + struct.pack("<d", value)
+            else:
+                raw = value if isinstance(value, bytes) else str(value).encode()
+                found += varint(number << 3 | 2) + varint(len(raw)) + raw
+    return found
+
+
+def framed(*records: bytes) -> bytes:
+    """As LevelDB frames its logs: blocks of 32 KiB."""
+    content = b":W&B\xe1\xbe\x00"
+    for record in records:
+        begun = False
+        while True:
+            room = 32768 - len(content) % 32768
+            if room < 7:
+                content += bytes(room)
+                continue
+            part, record = record[: room - 7], record[room - 7 :]
+            kind = (3 if begun else 2) if record else (4 if begun else 1)
+            checksum = zlib.crc32(part, zlib.crc32(bytes([kind])))
+            content += struct.pack("<IHB", checksum, len(part), kind) + part
+            begun = True
+            if not record:
+                break
+    return content
+
+
+def wandb_log(steps: int) -> bytes:
+    config = message(f1=[message(f1="lr", f16="0.1"), message(f2=["net", "size"], f16="4")])
+    run = message(f1="abc123", f3="churn", f8="sunny", f10=["old"], f17=message(f1=MS // 1000))
+    rows = [
+        message(
+            f2=message(
+                f1=[
+                    message(f2=["loss"], f6=1 / (k + 1)),
+                    message(f1="count", f5=k + 1),
+                    message(f1="note", f7="x" * 100),
+                    message(f1="_timestamp", f16=str(MS / 1000 + k)),
+                ],
+                f2=message(f1=k),
+            )
+        )
+        for k in range(steps)
+    ]
+    summary = message(f3=message(f1=[message(f1="best", f16="0.5")]))
+    return framed(message(f17=run), message(f5=config), *rows, summary, message(f18=message(f1=0)))
+
+
+def test_wandbs_log(tmp_path: Path) -> None:
+    folder = tmp_path / "offline-run-20260102_000000-abc123"
+    (folder / "files").mkdir(parents=True)
+    (folder / "files" / "output.log").write_text("done")
+    log = folder / "run-abc123.wandb"
+    log.write_bytes(wandb_log(1000))
+    assert log.stat().st_size > 3 * 32768, "records must cross blocks"
+    source = Wandb(tmp_path)
+    (item,) = source.items()
+    assert item.key == "wandb:churn:abc123"
+    run = source.take(item, tmp_path / "work")
+    assert (run.experiment, run.name, run.status, run.started) == ("churn", "sunny", "FINISHED", MS)
+    assert run.parameters == {"lr": "0.1", "net.size": "4"}
+    loss = [point for point in run.metrics if point.key == "loss"]
+    assert [point.step for point in loss] == list(range(1000))
+    assert loss[3] == MetricPoint("loss", 0.25, MS + 3000, 3)
+    assert {point.key for point in run.metrics} == {"loss", "count", "best"}
+    assert set(run.artifacts) == {"output.log"}
+    content = log.read_bytes()
+    log.write_bytes(content[: len(content) // 2])
+    cut = source.take(item, tmp_path / "work")
+    assert cut.status == "KILLED"
+    assert 100 < len([point for point in cut.metrics if point.key == "loss"]) < 1000
+    log.write_bytes(content[:500] + b"\0\0" + content[502:])
+    with pytest.raises(ClientError, match="damaged"):
+        list(Wandb(tmp_path).items())
+    log.write_bytes(b"rubbish")
+    with pytest.raises(ClientError, match="can't be read"):
+        list(Wandb(tmp_path).items())
 
 
 def test_wandbs_exported_list(tmp_path: Path) -> None:

@@ -1,16 +1,17 @@
 """Runs of Weights & Biases that somebody exported.
 
-Three forms: the folders that wandb itself leaves (`run-*/files/` with config.yaml and
-wandb-summary.json), with the history beside it as `history.jsonl` or the Parquet of the run's
-history artifact; and a `runs.jsonl` (or a JSON list) with `id`, `name`, `config`, `summary` of each
-run, as exports by the public API are commonly written. The binary `.wandb` log is not read.
+Three forms: the folders that wandb itself leaves, with their `.wandb` log (offline runs have
+nothing else); folders with config.yaml and wandb-summary.json without it, and the history beside
+them as `history.jsonl` or the Parquet of the run's history artifact; and a `runs.jsonl` (or a JSON
+list) with `id`, `name`, `config`, `summary` of each run, as exports by the public API are commonly
+written.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import yaml
 
 from modelfleet.client.errors import ClientError
+from modelfleet.importing import wandb_log
 from modelfleet.importing.types import Attention, Item, MetricPoint, RunRecord
 
 _HISTORIES = ("history.jsonl", "wandb-history.jsonl", "history.parquet")
@@ -44,11 +46,29 @@ class Wandb:
             for run in _read_runs(file):
                 name = str(run.get("id") or run.get("run_id") or run.get("name"))
                 yield f"wandb:{self._project}:{name}", run
+        logged = set()
+        for path in self._logs():
+            try:
+                log = wandb_log.read(path)
+            except wandb_log.BadLog as error:
+                raise ClientError(f"{path.name} can't be read: {error}") from error
+            logged.add(path.parent)
+            yield f"wandb:{log.project or self._project}:{log.id or path.stem}", path
         if self._root.is_dir():
             for summary in sorted(self._root.rglob("wandb-summary.json")):
                 folder = summary.parent
                 place = folder.parent if folder.name == "files" else folder
+                if place in logged:
+                    continue
                 yield f"wandb:{self._project}:{place.name.rpartition('-')[2]}", folder
+
+    def _logs(self) -> Iterator[Path]:
+        """Each once: wandb links its latest run."""
+        if self._root.suffix == ".wandb":
+            yield self._root
+        elif self._root.is_dir():
+            found = sorted(self._root.rglob("run-*.wandb"))
+            yield from (path for path in found if path.parent.name != "latest-run")
 
     def model_facts(self, model: str) -> Mapping[str, object]:
         return {}
@@ -56,7 +76,7 @@ class Wandb:
     def take(self, item: Item, work: Path) -> RunRecord:
         run = self._runs[item.key]
         if isinstance(run, Path):
-            return self._of_folder(item, run)
+            return self._of_log(item, run) if run.is_file() else self._of_folder(item, run)
         return self._of_export(item, run)
 
     def _of_export(self, item: Item, run: Mapping[str, Any]) -> RunRecord:
@@ -78,6 +98,24 @@ class Wandb:
             notes=[] if rows else ["only the last value of each metric: the export has no history"],
         )
 
+    def _of_log(self, item: Item, path: Path) -> RunRecord:
+        log = wandb_log.read(path)
+        config = {k: v for k, v in log.config.items() if k != "_wandb"}
+        ended = int(float(log.summary.get("_timestamp") or 0) * 1000)
+        state = {None: "KILLED", 0: "FINISHED"}.get(log.exit_code, "FAILED")
+        return RunRecord(
+            item.key,
+            log.project or self._project,
+            log.name or log.id,
+            state,
+            log.started,
+            ended or None,
+            _flat(config),
+            {**{f"wandb.tag.{tag}": "true" for tag in log.tags}, "wandb.id": log.id},
+            _points(log.history, log.summary, log.started),
+            _files_of(path.parent / "files"),
+        )
+
     def _of_folder(self, item: Item, folder: Path) -> RunRecord:
         try:
             summary = _mapping(json.loads((folder / "wandb-summary.json").read_text("utf-8")))
@@ -87,12 +125,6 @@ class Wandb:
             raise Attention(f"{folder.name} can't be read: {error}") from error
         rows = _history(folder)
         started = _moment(meta.get("startedAt"))
-        known = {"config.yaml", "wandb-summary.json", *_HISTORIES}
-        artifacts = {
-            str(path.relative_to(folder)): str(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and not path.is_symlink() and path.name not in known
-        }
         tags = {
             f"wandb.{key}": str(meta[key])
             for key in ("host", "program", "python", "gpu")
@@ -110,9 +142,19 @@ class Wandb:
             parameters=_flat(config),
             tags=tags,
             metrics=_points(rows, summary, started),
-            artifacts=artifacts,
+            artifacts=_files_of(folder),
             notes=[] if rows else ["only the last value of each metric: there is no history file"],
         )
+
+
+def _files_of(folder: Path) -> dict[str, str]:
+    """What the run left, without what became parameters and metrics."""
+    known = {"config.yaml", "wandb-summary.json", *_HISTORIES}
+    return {
+        str(path.relative_to(folder)): str(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink() and path.name not in known
+    }
 
 
 def _read_runs(file: Path) -> list[Mapping[str, Any]]:
@@ -145,7 +187,7 @@ def _history(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def _points(
-    rows: list[Mapping[str, Any]], summary: Mapping[str, Any], started: int
+    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], started: int
 ) -> list[MetricPoint]:
     """Numbers of the history; what the summary alone has, once."""
     found = []
