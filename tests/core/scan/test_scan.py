@@ -149,6 +149,55 @@ def test_hidden_in_an_array_of_objects(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+def wrapped(dtype: str, state: object, data: bytes, **changed: object) -> bytes:
+    """A joblib array with that dtype, `data` where its bytes should be."""
+    import io
+
+    from joblib.numpy_pickle import NumpyArrayWrapper
+
+    class Named:
+        def __reduce__(self) -> Any:
+            return (np.dtype, (dtype, False, True), state) if state else (np.dtype, (dtype,))
+
+    wrapper = NumpyArrayWrapper(np.ndarray, (1,), "C", np.dtype("f8"))
+    wrapper.__dict__ |= {"dtype": Named(), "numpy_array_alignment_bytes": None} | changed
+    stream = io.BytesIO()
+    pickle.Pickler(stream, 2).dump(wrapper)
+    return stream.getvalue()[:-1] + data + b"."
+
+
+def test_arrays_that_are_no_arrays(tmp_path: Path) -> None:
+    """What NumPy would take for objects, or for another size, is not skipped as plain bytes."""
+    evil = RAW["GLOBAL + REDUCE"]
+    objects = np.dtype([("a", "O")]).__reduce__()[2]
+    size = len(evil)
+    path = tmp_path / "a.joblib"
+    good = {"f8": (None, 8), "V16": (np.dtype([("a", "f8"), ("b", "i8")]).__reduce__()[2], 16)}
+    for dtype, (state, count) in good.items():
+        path.write_bytes(wrapped(dtype, state, bytes(count)))
+        assert scan(path).verdict is Verdict.CLEAN, dtype
+    bad = {
+        "records of objects": wrapped(f"V{size}", (*objects[:5], size, *objects[6:]), evil),
+        "flagged": wrapped(f"V{size}", (3, "|", None, (), {}, size, 1, 63), evil),
+        "another size": wrapped(f"S{size}", (3, "|", None, None, None, 1, 1, 0), evil),
+        "objects": wrapped("O8", None, evil),
+        "no size": wrapped("V", None, evil),
+        "strange state": wrapped("f8", (9, "<"), bytes(8)),
+        "negative": wrapped("f8", None, b"", shape=(-1,)),
+    }
+    for name, content in bad.items():
+        path.write_bytes(content)
+        assert scan(path).verdict in (Verdict.DAMAGED, Verdict.HARMFUL), name
+    path.write_bytes(wrapped("O8", None, evil))
+    assert scan(path).verdict is Verdict.HARMFUL
+
+
+def test_a_second_state_is_not_taken_for_an_array(tmp_path: Path) -> None:
+    content = wrapped("f8", None, bytes(8))[:-1] + b"}b" + bytes(8) + b"."
+    (tmp_path / "a.joblib").write_bytes(content)
+    assert scan(tmp_path / "a.joblib").verdict is not Verdict.CLEAN
+
+
 def test_hidden_in_torchs_archive(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     with zipfile.ZipFile(path, "w") as archive:

@@ -26,6 +26,7 @@ _OLD_WRAPPERS = {
 }
 _DTYPE = re.compile(r"[<>|=]?([?bBhHiIuUlLqQefdgcFDGSVOmMa]?)(\d*)(\[\w+\])?")
 _SIZES = {"U": 4}
+_HAS_OBJECTS = 1
 _CHUNK = 1 << 20
 
 
@@ -85,45 +86,72 @@ def _read(stream: BinaryIO, seen: Seen, depth: int) -> None:
         raise Damaged("something follows its end")
 
 
-def arrays(target: Stub, stream: BinaryIO, seen: Seen) -> None:
-    """Skip the array that joblib wrote behind this object."""
+def arrays(target: Stub, stream: BinaryIO, seen: Seen) -> bool:
+    """Skip the array that joblib wrote behind this object; exactly the bytes that it would read."""
     if target.name in _OLD_WRAPPERS:
         raise Damaged("it was written by a joblib before 0.10: save it again")
     if target.name not in _WRAPPERS:
-        return
+        return False
     state = target.state
     if not isinstance(state, dict):
         raise Damaged("joblib's array has no description")
-    kind, size = _dtype(state.get("dtype"))
-    if kind == "O":
+    size = _item_size(state.get("dtype"))
+    if size is None:
         follow(stream, seen, arrays)
-        return
+        return True
     count = 1
     shape = state.get("shape")
     for one in shape if isinstance(shape, tuple) else (-1,):
-        if not isinstance(one, int) or one < 0:
+        if type(one) is not int or one < 0:
             raise Damaged("joblib's array has no shape")
         count *= one
-    if state.get("numpy_array_alignment_bytes"):
+    if state.get("numpy_array_alignment_bytes") is not None:
         padding = stream.read(1)
         _skip(stream, padding[0] if padding else 0)
     _skip(stream, count * size)
+    return True
 
 
-def _dtype(given: object) -> tuple[str, int]:
-    """Kind and bytes of one element."""
-    if not isinstance(given, Stub) or given.name[1] not in ("dtype",):
-        raise Damaged("joblib's array has no dtype")
-    arguments = given.arguments
+def _item_size(given: object, depth: int = 0) -> int | None:
+    """Bytes of one element; None for objects, which are a pickle of their own.
+
+    What NumPy makes of a dtype depends on its state, too: any that says something else than its
+    name is refused, or bytes that are skipped here could be read as a pickle there.
+    """
+    arguments = given.arguments if isinstance(given, Stub) else None
     text = arguments[0] if isinstance(arguments, tuple) and arguments else None
     match = _DTYPE.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
+    plain = isinstance(given, Stub) and given.name == ("numpy", "dtype")
+    if match is None or not plain or not match[2] or depth > MAX_DEPTH:
         raise Damaged(f"joblib's array has the dtype {str(text)[:20]!r}")
-    if match[1] == "O":
-        return "O", 8
-    if not match[2]:
-        raise Damaged(f"joblib's array has the dtype {str(text)[:20]!r}")
-    return match[1], int(match[2]) * _SIZES.get(match[1], 1)
+    assert isinstance(given, Stub)
+    kind, size = match[1], int(match[2]) * _SIZES.get(match[1], 1)
+    inner, fields, told, flags = _dtype_state(given.state)
+    if kind == "O":
+        return None
+    if flags & _HAS_OBJECTS or told not in (-1, size):
+        raise Damaged("joblib's array has a dtype that contradicts itself")
+    if kind == "V":
+        parts = [one[0] if isinstance(one, tuple) and one else None for one in fields.values()]
+        parts += [] if inner is None else [inner[0] if isinstance(inner, tuple) else None]
+        if any(_item_size(part, depth + 1) is None for part in parts):
+            raise Damaged("joblib's array has objects within records")
+    elif fields or inner is not None:
+        raise Damaged("joblib's array has a dtype that contradicts itself")
+    return size
+
+
+def _dtype_state(state: object) -> tuple[object, dict[Any, Any], int, int]:
+    """Inner dtype, fields, item size (-1: not told) and flags of a dtype's state."""
+    if state is None:
+        return None, {}, -1, 0
+    if not isinstance(state, tuple) or len(state) < 8 or state[0] not in (3, 4):
+        raise Damaged("joblib's array has a dtype that is not understood")
+    _, _, inner, _, fields, told, _, flags = state[:8]
+    known = {} if fields is None else fields
+    if not isinstance(known, dict) or type(told) is not int or type(flags) is not int:
+        raise Damaged("joblib's array has a dtype that is not understood")
+    return inner, known, told, flags
 
 
 def _skip(stream: BinaryIO, count: int) -> None:

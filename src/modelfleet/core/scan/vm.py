@@ -61,14 +61,16 @@ class Stub:
         return self.origin or ("", "")
 
 
+Arrays = Callable[[Stub, BinaryIO, Seen], bool]
+"""reads what joblib writes between opcodes, if this object announces any"""
+
+
 class Machine(pickle._Unpickler):
-    """Follows one pickle. arrays: reads what joblib writes between opcodes."""
+    """Follows one pickle."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(
-        self, stream: BinaryIO, seen: Seen, arrays: Callable[[Stub, BinaryIO, Seen], None]
-    ) -> None:
+    def __init__(self, stream: BinaryIO, seen: Seen, arrays: Arrays) -> None:
         super().__init__(stream)
         self._raw = stream
         self._seen = seen
@@ -130,9 +132,12 @@ def _build(machine: Any) -> None:
     target = machine.stack[-1]
     if not isinstance(target, Stub):
         raise Damaged(f"it sets the state of {type(target).__name__}")
+    if isinstance(target.state, dict) and isinstance(state, dict):
+        state = {**target.state, **state}  # what an earlier one set is still there
     target.state = state
     _note(machine._seen, target, state)
-    machine._arrays(target, machine._raw, machine._seen)
+    if machine._arrays(target, machine._raw, machine._seen):
+        machine.stack[-1] = Stub(("numpy", "ndarray"))
 
 
 def _note(seen: Seen, target: Stub, state: object) -> None:
@@ -163,14 +168,15 @@ for _opcode, _answer in (
     Machine.dispatch[_opcode[0]] = _answer
 
 
-def no_arrays(_: Stub, __: BinaryIO, ___: Seen) -> None:
+def no_arrays(_: Stub, __: BinaryIO, ___: Seen) -> bool:
     """Of pickles that nobody writes between."""
+    return False
 
 
 def follow(
     stream: BinaryIO,
     seen: Seen,
-    arrays: Callable[[Stub, BinaryIO, Seen], None] = no_arrays,
+    arrays: Arrays = no_arrays,
 ) -> None:
     """One pickle from where the stream stands to its end. Raises `Damaged`."""
     machine = Machine(stream, seen, arrays)
