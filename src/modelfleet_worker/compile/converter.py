@@ -139,9 +139,14 @@ def _answer(line: bytes, tell: Callable[[bytes], None] = lambda said: None) -> b
 def _work(order: Order, runtime: str, writer: int, telling: int) -> None:
     """The fork: never returns."""
     try:
-        if order.sandboxed:
-            _enter(order, runtime, writer, telling)
-        os.close(telling)
+        try:
+            if order.sandboxed:
+                _enter(order, runtime, writer, telling)
+            os.close(telling)
+        except OSError as error:
+            refusal = Unconverted(f"its sandbox can't be entered: {error}", False, False, False)
+            os.write(writer, _encode(refusal))
+            return
         os.write(writer, _encode(_result(order, writer)))
     finally:
         os._exit(0)

@@ -94,6 +94,30 @@ def made(folder: Path, artifact: bytes) -> tuple[Path, str]:
     return place, bundles.write_manifest(place)
 
 
+def test_without_its_sandbox_no_model_is_loaded(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    place, digest = made(tmp_path, pickle.dumps(MakesFolder(mark)))
+    order = {"bundle": str(place), "digest": digest, "out": str(tmp_path / "out" / "bundle")}
+    broken = (
+        "from modelfleet_worker.sandbox import system\n"
+        "def prctl(*_):\n    raise OSError(1, 'not today')\n"
+        "system.prctl = prctl\n"
+        "from modelfleet_worker.compile.converter import serve\nserve()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", broken],
+        input=json.dumps(order).encode() + b"\n",
+        capture_output=True,
+        env={"PYTHONPATH": PACKAGE},
+        timeout=60,
+        check=True,
+    )
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert "can't be entered" in answer["reason"]
+    assert "not today" in answer["reason"]
+    assert (answer["loads"], mark.exists()) == (False, False)
+
+
 @pytest.mark.parametrize("sandboxed", [True, False])
 def test_a_conversion_reaches_nothing(tmp_path: Path, sandboxed: bool) -> None:
     mark = tmp_path / "mark"
