@@ -93,6 +93,14 @@ def serve() -> None:
             os.write(answers, _answer(line, lambda said: _tell(answers, said)) + b"\n")
 
 
+def _import(runtime: str) -> None:
+    """What its models may need, once for all forks."""
+    try:
+        import_all(imports_of(runtime, RUNTIMES[runtime].module))
+    except Exception as error:  # noqa: BLE001  # packages raise anything; the fork will say so
+        log.failure("an import failed", error, runtime=runtime)
+
+
 def _tell(answers: int, said: bytes) -> None:
     """A line in between, once the source has proven itself: what takes time now."""
     if said == _ANSWERED:
@@ -108,6 +116,7 @@ def _answer(line: bytes, tell: Callable[[bytes], None] = lambda said: None) -> b
         return _encode(Unconverted(str(error), loads=False))
     with contextlib.suppress(graphs.NotConvertible):  # the fork will say so
         graphs.warm(runtime)
+    _import(runtime)
     reader, writer = os.pipe()
     told, telling = os.pipe()
     child = os.fork()
