@@ -185,6 +185,12 @@ _FILE = click.Path(exists=True, path_type=Path)
 @click.option("--requirement", "requirements", multiple=True, help="Of its environment.")
 @click.option("--python", help="Python version of its environment.")
 @click.option("--compile/--no-compile", default=True, help="May it serve as ONNX?")
+@click.option(
+    "--sandbox/--no-sandbox",
+    "sandboxed",
+    default=True,
+    help="Off: the model may reach out while it is asked what it takes.",
+)
 @click.option("--wait", is_flag=True, help="Until it was checked and compiled.")
 @connected
 def register(
