@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +11,7 @@ from modelfleet.core.errors import Conflict, NotAllowed
 from modelfleet.registry.garbage import GarbageService
 from modelfleet.wiring import Fleet
 from people import ADMIN, principal
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import sqlalchemy as sa
 
@@ -13,9 +11,7 @@ from modelfleet.registry.tracking.service import TrackingService
 from modelfleet.registry.tracking.types import FileInfo, Point
 from modelfleet.wiring import Fleet
 from people import ADMIN, principal
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 
 def put(fleet: Fleet, tracking: TrackingService, path: str, content: bytes = b"x") -> str:
