@@ -234,10 +234,10 @@ class ModelVerbs(VersionVerbs):
             details = {"versions": [version.version for version in own]}
             audit.record(connection, actor, "delete-model", resource, details)
 
-    def placements(self) -> dict[str, Placement]:
-        """Of all models, by name. For the platform's own rooms: no check of who asks."""
+    def placements(self, names: Collection[str]) -> dict[str, Placement]:
+        """Of these models, by name. For the platform's own rooms: no check of who asks."""
         with self._database.read() as connection:
-            return store.placements(connection)
+            return store.placements(connection, sorted(names))
 
     def _uses(self, connection: sa.Connection, found: Model) -> list[str]:
         return [
