@@ -113,6 +113,17 @@ def _sentence(action: str, details: Mapping[str, Any], version: str, resource: s
         "delete-endpoint": "The endpoint {resource} was removed.",
         "start-rollout": "A rollout of {version} to {resource} began ({strategy}).",
         "move-rollout": "The rollout of {version} to {resource} is {state}: {reason}",
+        "add-owner": "{owner} became an owner.",
+        "remove-owner": "{owner} is no owner any more.",
+        "comment-version": "A comment on {version}: {text}",
+        "edit-comment": "A comment on {version} was changed: {text}",
+        "delete-comment": "A comment of {author} on {version} was deleted.",
+        "request-review": "A review of {version} was asked of {reviewer}{role}. {note}",
+        "answer-review": "The review of {version} ended: {state}. {comment}",
+        "withdraw-review": "A request to review {version} was withdrawn.",
+        "rebuild-version": "Version {version} was rebuilt: {sentence}",
+        "add-edge": "Lineage: {source} {relation} {destination}.",
+        "remove-edge": "No longer lineage: {source} {relation} {destination}.",
         "set-version-tag": "Version {version} was tagged {key}={value}.",
     }.get(action)
     known = {key: str(value) for key, value in details.items()}
