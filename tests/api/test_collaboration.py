@@ -148,3 +148,27 @@ def test_what_is_not_ready_is_not_rebuilt(full: Api) -> None:
     found: Any = full.post(f"{VERSION}/rebuilds", None, 409)
     assert "pending" in found["detail"]
     assert full.http.get(f"{VERSION}/rebuilds/nope", headers=full.admin).status_code == 404
+
+
+def test_who_declared_to_consume_a_version_still_uses_it(full: Api) -> None:
+    made: Any = full.post("/v1/models/churn/versions", full.version_body(b"new"))
+    name = f"churn@{made['version']}"
+    path = f"/v1/models/churn/versions/{made['version']}"
+    declared = edge(node("version", name), node("application", "shop"))
+    full.post("/v1/lineage/edges", declared)
+    assert {"kind": "application", "name": "shop"} in full.get(f"{path}/users")  # type: ignore[operator]
+    refused = full.http.put(f"{path}/lifecycle", json={"lifecycle": "retired"}, headers=full.admin)
+    assert (refused.status_code, refused.json()["holders"]) == (409, ["application/shop"])
+    full.http.request("DELETE", "/v1/lineage/edges", json=declared, headers=full.admin)
+    done = full.http.put(f"{path}/lifecycle", json={"lifecycle": "retired"}, headers=full.admin)
+    assert done.json()["lifecycle"] == "retired"
+
+
+def test_edges_of_a_model_go_where_its_name_goes(full: Api) -> None:
+    full.post("/v1/models", {"name": "early", "owner_team": "growth"})
+    full.post("/v1/lineage/edges", edge(node("model", "early"), node("application", "shop")))
+    full.post("/v1/models/early/rename", {"name": "late"}, 200)
+    found: Any = full.get("/v1/lineage?kind=application&name=shop")
+    assert [one["source"]["name"] for one in found] == ["late"]
+    assert full.http.delete("/v1/models/late", headers=full.admin).status_code == 204
+    assert full.get("/v1/lineage?kind=application&name=shop") == []

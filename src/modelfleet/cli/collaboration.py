@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -62,9 +63,9 @@ def owners(
     path = f"/v1/models/{name}/owners"
     with client(home, url) as connection:
         for one in added:
-            connection.api.put(f"{path}/{one}", None)
+            connection.api.put(f"{path}/{quote(one, safe='')}", None)
         for one in removed:
-            connection.api.delete(f"{path}/{one}")
+            connection.api.delete(f"{path}/{quote(one, safe='')}")
         show(connection.api.get(path), as_json, _PERSON)
 
 

@@ -12,7 +12,7 @@ from modelfleet.core.authorization import Action, Principal, authorize
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import Conflict, InvalidInput, Referenced
 from modelfleet.core.ids import new_id
-from modelfleet.lineage import Node, edges_from, rename_node
+from modelfleet.lineage import Node, edges_from, remove_edges, rename_node
 from modelfleet.registry import store
 from modelfleet.registry.base import prompt_mark
 from modelfleet.registry.collaboration.tables import model_default, model_owner, model_watcher
@@ -134,6 +134,8 @@ class ModelVerbs(VersionVerbs):
                     Node("version", self._qualified(f"{n}@{semver}")) for n in (name, new_name)
                 )
                 rename_node(connection, old, new)
+            nodes = (Node("model", self._qualified(n)) for n in (found.name, new_name))
+            rename_node(connection, *nodes)
             store.touch_model(connection, found.id, name=new_name)
             details = {"name": new_name}
             audit.record(connection, actor, "rename-model", resource, details)
@@ -230,6 +232,7 @@ class ModelVerbs(VersionVerbs):
             for version in own:
                 self._remove_version(connection, version)
             connection.execute(sa.delete(alias).where(alias.c.model_id == found.id))
+            remove_edges(connection, Node("model", self._qualified(found.name)))
             for table in (model_tag, model_owner, model_watcher, model_default):
                 connection.execute(sa.delete(table).where(table.c.model_id == found.id))
             connection.execute(sa.delete(model).where(model.c.id == found.id))

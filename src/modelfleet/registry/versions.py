@@ -12,7 +12,7 @@ from modelfleet.core.authorization import Action, Principal, authorize, authoriz
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import Conflict, NotFound, Referenced
 from modelfleet.core.ids import new_id
-from modelfleet.lineage import Node, add_edge, remove_edges
+from modelfleet.lineage import Node, add_edge, edges_from, remove_edges
 from modelfleet.registry import semver, signature, store
 from modelfleet.registry.base import ModelRow, prompt_mark
 from modelfleet.registry.bundles import Entry
@@ -300,7 +300,17 @@ class VersionVerbs(TemplateVerbs):
             .where(alias.c.version_id == found.id, alias.c.protected)
             .order_by(alias.c.name)
         ).scalars()
-        return [*store.holders(connection, found.id), *(f"alias/{name}" for name in guarded)]
+        return [
+            *store.holders(connection, found.id),
+            *(f"alias/{name}" for name in guarded),
+            *(f"application/{name}" for name in self._applications(connection, found)),
+        ]
+
+    def _applications(self, connection: sa.Connection, found: Version) -> list[str]:
+        """Those of which somebody declared that they consume this very version."""
+        node = Node("version", self._qualified(found.name))
+        made = (one.destination for one in edges_from(connection, node))
+        return [one.name for one in made if one.kind == "application"]
 
     def _refuse_if_held(self, connection: sa.Connection, found: Version) -> None:
         held = self._holders(connection, found)

@@ -1,4 +1,4 @@
-"""Owners, watchers, comments, reviews and templates"""
+"""Owners, watchers, comments, reviews and templates; from versions to where they are deployed"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -96,9 +96,18 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("model_id", name=op.f("pk_model_default")),
     )
+    op.execute(
+        sa.text(
+            "INSERT INTO edge (source_kind, source, destination_kind, destination, relation, "
+            "created_at) SELECT DISTINCT 'version', m.name || '@' || v.semver, 'endpoint', e.name, "
+            "'deployed-to', e.created_at FROM route r JOIN endpoint e ON e.id = r.endpoint_id "
+            "JOIN model_version v ON v.id = r.version_id JOIN model m ON m.id = v.model_id"
+        )
+    )
 
 
 def downgrade() -> None:
+    op.execute(sa.text("DELETE FROM edge WHERE relation = 'deployed-to'"))
     op.drop_table("model_default")
     op.drop_table("model_template")
     op.drop_index("ix_version_review_state", table_name="version_review")
