@@ -20,8 +20,6 @@ from modelfleet.batch import Wish
 from modelfleet.batch import store as batches
 from modelfleet.batch.service import new_row
 from modelfleet.core.authorization import Grant
-from modelfleet.gates import store as gates
-from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.serving.pipelines import store
 from modelfleet.serving.pipelines.check import Callee, check
 from modelfleet.serving.pipelines.definition import read
@@ -134,9 +132,6 @@ def full(api: Api) -> Api:
     api.post("/v1/models/churn/versions/1/comments", {"text": "well done"})
     api.post("/v1/models/churn/versions/1/reviews", {"role": "approver"})
     api.http.put("/v1/templates/growth/usual", json={}, headers=api.admin)
-    version = api.fleet.registry.get_version(ADMIN, "churn", "1")
-    rebuilt = GateRun("rebuild", Verdict.PASS, "", {"rebuild": "r1", "state": "equal"})
-    gates.save(api.fleet.database, version.id, "0" * 64, [rebuilt])
     return api
 
 

@@ -11,12 +11,23 @@ from api_routes import app_routes, permission
 from fastapi.routing import APIRoute
 
 from modelfleet.core.authorization import Action, Grant, Role
+from modelfleet.gates import store as gates
+from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.wiring import Fleet
 
 if TYPE_CHECKING:
     from conftest import Api
 
 KNOWN = {action.value for action in Action} | {"public"}
+
+
+@pytest.fixture
+def full(full: Api) -> Api:
+    """Also with a rebuild."""
+    version = full.fleet.registry.get_version(_admin(full), "churn", "1")
+    rebuilt = GateRun("rebuild", Verdict.PASS, "", {"rebuild": "r1", "state": "equal"})
+    gates.save(full.fleet.database, version.id, "0" * 64, [rebuilt])
+    return full
 
 
 def test_every_route_declares_a_permission(api: Api) -> None:

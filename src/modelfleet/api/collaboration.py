@@ -169,7 +169,7 @@ def withdraw_review(
 
 
 @router.post(
-    "/models/{name}/versions/{version}/rebuilds", status_code=202, **permits(Action.RUN_BATCH)
+    "/models/{name}/versions/{version}/rebuilds", status_code=201, **permits(Action.RUN_BATCH)
 )
 def request_rebuild(fleet: FleetDep, caller: Caller, name: str, version: str) -> Rebuild:
     """Make the environment again from its lock, and compare the answers to the golden inputs."""
