@@ -17,9 +17,11 @@ from modelfleet import __version__, web
 from modelfleet.api import (
     base,
     batches,
+    collaboration,
     evidence,
     health,
     identity,
+    lineage,
     pipelines,
     quarantine,
     registry,
@@ -52,6 +54,8 @@ def create_app(fleet: Fleet) -> FastAPI:
     for module in (
         registry,
         standing,
+        collaboration,
+        lineage,
         webhooks,
         tracking,
         serving,

@@ -26,12 +26,14 @@ from modelfleet.engines.local.engine import LocalEngine
 from modelfleet.events import Dispatcher, WebhookService
 from modelfleet.gates import PrepareService
 from modelfleet.gates.completion import Completer
+from modelfleet.gates.rebuild import REBUILD, RebuildService
 from modelfleet.identity import IdentityService
 from modelfleet.lineage import LineageService
 from modelfleet.monitoring import LiveVersion, MonitoringService
 from modelfleet.reconcile import Reconciler
 from modelfleet.reconcile.traffic import Serving, TrafficController
 from modelfleet.registry import BundleStore, RegistryService
+from modelfleet.registry.collaboration.people import watchers_of
 from modelfleet.registry.garbage import GarbageService
 from modelfleet.registry.service import PREPARE
 from modelfleet.registry.tracking.service import TrackingService
@@ -74,6 +76,7 @@ class Fleet:
     reconciler: Reconciler
     converters: Converters
     prepare: PrepareService
+    rebuilds: RebuildService
     batches: BatchService
     tuning: TuningService
     garbage: GarbageService
@@ -115,6 +118,8 @@ def build(settings: Settings) -> Fleet:
     beside = Beside(
         layout, registry, bundles, environments, confinement, settings.serving.memory_mb
     )
+    rebuilds = RebuildService(layout, database, registry, jobs, environments, beside)
+    handlers[REBUILD] = Handler(rebuilds.run, rebuilds.give_up)
     batches = BatchService(settings, database, registry, beside, quarantine)
     tuning = TuningService(
         database, registry, beside, layout.worker_package, settings.serving.replicas
@@ -175,13 +180,14 @@ def build(settings: Settings) -> Fleet:
         reconciler=reconciler,
         converters=converters,
         prepare=prepare,
+        rebuilds=rebuilds,
         batches=batches,
         tuning=tuning,
         garbage=GarbageService(database, blobs),
         webhooks=WebhookService(
             database, sealer, registry.namespace, registry.namespace_id, private=private
         ),
-        dispatcher=Dispatcher(database, sealer, private=private),
+        dispatcher=Dispatcher(database, sealer, private=private, watchers=watchers_of),
     )
 
 

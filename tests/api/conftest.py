@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -93,7 +94,7 @@ class Api:
         assert found.status_code == 201, found.text
         return {"sha256": sha256, "size": len(content)}
 
-    def version_body(self, content: bytes = b"model") -> dict[str, object]:
+    def version_body(self, content: bytes = b"model") -> dict[str, Any]:
         info = {
             "format": 1,
             "runtime": "sklearn",
@@ -119,13 +120,18 @@ def api(fleet: Fleet) -> Iterator[Api]:
 
 @pytest.fixture
 def full(api: Api) -> Api:
-    """With a model, a version, an alias, an endpoint and a rollout."""
+    """With one of each: a model, a version, an alias, an endpoint, a rollout, a review, ..."""
     api.post("/v1/models", {"name": "churn", "owner_team": "growth"})
-    api.post("/v1/models/churn/versions", api.version_body())
+    body = api.version_body()
+    files = [one for one in body["entries"] if one["path"] == "model.joblib"]
+    api.post("/v1/models/churn/versions", body | {"code": {"files": files}})
     api.http.put("/v1/models/churn/aliases/best", json={"version": "1"}, headers=api.admin)
     api.post("/v1/rollouts", {"model": "churn", "spec": {"strategy": "immediate"}})
     define_pipeline(api.fleet)
     add_batch(api.fleet)
+    api.post("/v1/models/churn/versions/1/comments", {"text": "well done"})
+    api.post("/v1/models/churn/versions/1/reviews", {"role": "approver"})
+    api.http.put("/v1/templates/growth/usual", json={}, headers=api.admin)
     return api
 
 

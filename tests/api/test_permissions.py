@@ -11,12 +11,23 @@ from api_routes import app_routes, permission
 from fastapi.routing import APIRoute
 
 from modelfleet.core.authorization import Action, Grant, Role
+from modelfleet.gates import store as gates
+from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.wiring import Fleet
 
 if TYPE_CHECKING:
     from conftest import Api
 
 KNOWN = {action.value for action in Action} | {"public"}
+
+
+@pytest.fixture
+def full(full: Api) -> Api:
+    """Also with a rebuild."""
+    version = full.fleet.registry.get_version(_admin(full), "churn", "1")
+    rebuilt = GateRun("rebuild", Verdict.PASS, "", {"rebuild": "r1", "state": "equal"})
+    gates.save(full.fleet.database, version.id, "0" * 64, [rebuilt])
+    return full
 
 
 def test_every_route_declares_a_permission(api: Api) -> None:
@@ -38,6 +49,10 @@ def test_what_is_public_is_known(api: Api) -> None:
     }
 
 
+EDGE = {
+    "source": {"kind": "dataset", "name": "events"},
+    "destination": {"kind": "version", "name": "churn@1"},
+}
 BODIES: dict[tuple[str, str], object] = {
     ("PATCH", "/v1/endpoints/{name}/traffic"): {"concurrency": 3},
     ("POST", "/v1/models"): {"name": "other", "owner_team": "growth"},
@@ -67,6 +82,15 @@ BODIES: dict[tuple[str, str], object] = {
     ("POST", "/v1/garbage"): {"dry_run": True},
     ("POST", "/v1/webhooks"): {"name": "w", "url": "https://127.0.0.1/", "events": ["*"]},
     ("PATCH", "/v1/webhooks/{webhook}"): {"active": False},
+    ("POST", "/v1/models/{name}/versions/{version}/comments"): {"text": "x"},
+    ("PATCH", "/v1/models/{name}/versions/{version}/comments/{comment_id}"): {"text": "x"},
+    ("POST", "/v1/models/{name}/versions/{version}/reviews"): {"role": "approver"},
+    ("POST", "/v1/models/{name}/versions/{version}/reviews/{review_id}/answer"): {
+        "state": "approved"
+    },
+    ("PUT", "/v1/templates/{team}/{template}"): {"criticality": "high"},
+    ("POST", "/v1/lineage/edges"): EDGE,
+    ("DELETE", "/v1/lineage/edges"): EDGE,
 }
 OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
 """What anybody with a key may do: it tells or gives nothing but what they have."""
@@ -76,7 +100,12 @@ OF_NO_TEAM |= {"/v1/experiments", "/v1/experiments/{experiment}"}
 OF_NO_TEAM |= {"/v1/experiments/{experiment}/runs"}
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
-EMPTY_LISTS |= {"/v1/batches"}
+EMPTY_LISTS |= {"/v1/batches", "/v1/templates", "/v1/reviews"}
+OF_SOMEBODY = {
+    "/v1/models/{name}/versions/{version}/comments/{comment_id}",
+    "/v1/models/{name}/versions/{version}/reviews/{review_id}/answer",
+}
+"""Whoever may read may call these, for what is theirs; here it is the admin's."""
 
 
 def fill(api: Api, path: str) -> str:
@@ -98,6 +127,12 @@ def fill(api: Api, path: str) -> str:
         "webhook": "w1",
         "path": "model.joblib",
         "experiment": "0",
+        "person": "admin",
+        "team": "growth",
+        "template": "usual",
+        "rebuild_id": "r1",
+        "comment_id": api.fleet.registry.comments(_admin(api), "churn", "1")[0].id,
+        "review_id": api.fleet.registry.reviews(_admin(api), "churn", "1")[0].id,
     }
     return re.sub(r"\{(\w+)(?::path)?\}", lambda match: str(given[match[1]]), path)
 
@@ -119,7 +154,9 @@ def call(api: Api, method: str, route: APIRoute, headers: dict[str, str]) -> tup
     body = BODIES.get((method, route.path))
     if route.path == "/v1/models/{name}/versions" and method == "POST":
         body = api.version_body(b"other")
-    query = {"offset": 0, "size": 1} if "uploads" in route.path else None
+    query: dict[str, object] = {"offset": 0, "size": 1} if "uploads" in route.path else {}
+    if route.path == "/v1/lineage":
+        query = {"kind": "version", "name": "churn@1"}
     found = api.http.request(
         method, fill(api, route.path), json=body, headers=headers, params=query
     )
@@ -170,7 +207,9 @@ def test_a_viewer_reads_and_changes_nothing(full: Api) -> None:
     events = len(full.fleet.identity.list_keys(_admin(full)))
     for method, route in private(full):
         status, text = call(full, method, route, viewer)
-        if permission(route) == "read" and "alert_id" not in route.path:
+        if route.path in OF_SOMEBODY:
+            assert status == 403, (method, route.path, text)
+        elif permission(route) == "read" and "alert_id" not in route.path:
             assert status < 300, (method, route.path, text)
         elif "alert_id" not in route.path:
             assert status == 403, (method, route.path, text)

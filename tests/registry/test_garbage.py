@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -111,3 +112,19 @@ def test_uploads_that_nobody_went_on_with_are_forgotten(
 def test_only_who_manages_access_collects(garbage: GarbageService) -> None:
     with pytest.raises(NotAllowed):
         garbage.collect(principal(Role.DEPLOYER))
+
+
+def test_the_code_of_a_version_stays(
+    fleet: Fleet, registrar: Registrar, blobs: FolderBlobStore, garbage: GarbageService
+) -> None:
+    registrar.model()
+    sha256, size = blobs.put([b"import this\n"])
+    code = {"files": [{"path": "train.py", "sha256": sha256, "size": size}]}
+    made = fleet.registry.register(ADMIN, "churn", replace(registrar.new(), code=code))
+    age(blobs, 3600)
+    for _ in range(2):
+        assert garbage.collect(ADMIN, grace_seconds=0).removed == 0
+    fleet.registry.delete_version(ADMIN, "churn", made.version)
+    for _ in range(2):
+        garbage.collect(ADMIN, grace_seconds=0)
+    assert not blobs.has(sha256)

@@ -18,6 +18,7 @@ from modelfleet.lineage import Edge, Node
 from modelfleet.registry import Entry, Model, NewVersion, Run, Variant, Version
 from modelfleet.registry.adoption import SEMVER_TAG, Source
 from modelfleet.serving.progress import Progress
+from modelfleet.views.tracing import Direction, trace
 from modelfleet.wiring import Fleet
 
 router = APIRouter(prefix="/v1", tags=["registry"])
@@ -30,11 +31,13 @@ class Body(BaseModel):
 class ModelBody(Body):
     name: str
     owner_team: str
-    business_function: str = ""
-    criticality: str = "normal"
-    isolation: str = "shared"
+    business_function: str | None = None
+    criticality: str | None = None
+    isolation: str | None = None
     description: str = ""
     tags: dict[str, str] = Field(default_factory=dict)
+    template: str = ""
+    """of the owner team: says what is not given here"""
 
 
 class ModelChanges(Body):
@@ -153,7 +156,11 @@ def _register_as_logged(
     """A folder in MLflow's format; it is prepared when it is to be deployed."""
     tags = body.tags | ({SEMVER_TAG: body.version} if body.version else {})
     source = Source(
-        body.source_uri or "upload:/", entries=entries, tags=tags, description=body.description
+        body.source_uri or "upload:/",
+        entries=entries,
+        tags=tags,
+        description=body.description,
+        code=body.code,
     )
     sequence = fleet.registry.adopt(caller, name, source)
     return fleet.registry.get_version(caller, name, str(sequence))
@@ -200,9 +207,16 @@ def delete_version(fleet: FleetDep, caller: Caller, name: str, version: str) -> 
 
 
 @router.get("/models/{name}/versions/{version}/lineage", **permits(Action.READ))
-def lineage(fleet: FleetDep, caller: Caller, name: str, version: str) -> list[Edge]:
+def lineage(
+    fleet: FleetDep,
+    caller: Caller,
+    name: str,
+    version: str,
+    direction: Direction = Direction.UPSTREAM,
+) -> list[Edge]:
+    """What it was made of, or what was made of it, nearest first; each edge once."""
     found = fleet.registry.get_version(caller, name, version)
-    return fleet.lineage.upstream(Node("version", found.name))
+    return trace(fleet, caller, Node("version", found.name), direction)
 
 
 @router.put("/models/{name}/aliases/{alias}", **permits(Action.REGISTER))

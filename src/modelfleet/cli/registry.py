@@ -34,6 +34,12 @@ _VERSION = {
     "by": lambda v: v["created_by"],
 }
 
+EDGE = {
+    "from": lambda e: f"{e['source']['kind']} {e['source']['name']}",
+    "relation": lambda e: e["relation"],
+    "to": lambda e: f"{e['destination']['kind']} {e['destination']['name']}",
+}
+
 
 def _pairs(_ctx: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> Any:
     for one in given:
@@ -71,12 +77,15 @@ def show_model(name: str, home: Path | None, url: str | None, as_json: bool) -> 
 @models.command("create")
 @click.argument("name")
 @click.option("--team", required=True, help="The team that owns it.")
-@click.option("--function", "business_function", default="", help="The business function.")
+@click.option("--function", "business_function", help="The business function.")
 @click.option(
-    "--criticality", default="normal", type=click.Choice(["low", "normal", "high", "critical"])
+    "--criticality",
+    type=click.Choice(["low", "normal", "high", "critical"]),
+    help="Normal if not given.",
 )
 @click.option("--description", default="")
-@click.option("--isolation", default="shared", type=_ISOLATION, help=_ISOLATION_HELP)
+@click.option("--isolation", type=_ISOLATION, help=_ISOLATION_HELP)
+@click.option("--template", default="", help="Of the team: says what is not given here.")
 @click.option("--tag", "tags", multiple=True, callback=_pairs, help="KEY=VALUE, repeatable.")
 @connected
 def create_model(
@@ -191,12 +200,16 @@ _FILE = click.Path(exists=True, path_type=Path)
     default=True,
     help="Off: the model may reach out while it is asked what it takes.",
 )
+@click.option(
+    "--code", multiple=True, type=_FILE, help="Source file or folder to keep with it; repeatable."
+)
 @click.option("--wait", is_flag=True, help="Until it was checked and compiled.")
 @connected
 def register(
     path: Path,
     name: str,
     team: str | None,
+    code: tuple[Path, ...],
     example: Path | None,
     reference: Path | None,
     requirements: tuple[str, ...],
@@ -226,6 +239,7 @@ def register(
                 python=python or own_python(),
                 compile=given["compile"],
                 version=version,
+                code=code,
             )
         else:
             made = connection.register(
@@ -237,6 +251,7 @@ def register(
                 requirements=requirements or None,
                 python=python,
                 version=version,
+                code=code,
                 **given,
             )
         if wait:
@@ -260,17 +275,21 @@ def delete_version(
 @versions.command("lineage")
 @click.argument("model")
 @click.argument("version", default="latest")
+@click.option("--downstream", is_flag=True, help="What was made of it, and who consumes that.")
 @connected
-def lineage(model: str, version: str, home: Path | None, url: str | None, as_json: bool) -> None:
+def lineage(
+    model: str,
+    version: str,
+    downstream: bool,
+    home: Path | None,
+    url: str | None,
+    as_json: bool,
+) -> None:
     """What a version was made of, nearest first."""
-    columns = {
-        "from": lambda e: f"{e['source']['kind']} {e['source']['name']}",
-        "relation": lambda e: e["relation"],
-        "to": lambda e: f"{e['destination']['kind']} {e['destination']['name']}",
-    }
+    direction = "downstream" if downstream else "upstream"
     with client(home, url) as connection:
-        found = connection.api.get(f"/v1/models/{model}/versions/{version}/lineage")
-    show(found, as_json, columns)
+        path = f"/v1/models/{model}/versions/{version}/lineage"
+        show(connection.api.get(path, direction=direction), as_json, EDGE)
 
 
 @click.group()

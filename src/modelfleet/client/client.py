@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from modelfleet.client.code import snapshot_of
 from modelfleet.client.errors import ApiError, ClientError, Unreachable
 from modelfleet.client.transport import Json, Transport, home_folder, key_of, ports_of
 from modelfleet.client.types import (
@@ -83,11 +83,13 @@ class Client:
         name: str,
         *,
         team: str,
-        business_function: str = "",
-        criticality: str = "normal",
+        business_function: str | None = None,
+        criticality: str | None = None,
         description: str = "",
         tags: Mapping[str, str] | None = None,
+        template: str = "",
     ) -> Model:
+        """What is not given is as the team's `template` says, if one is named."""
         body = {
             "name": name,
             "owner_team": team,
@@ -95,6 +97,7 @@ class Client:
             "criticality": criticality,
             "description": description,
             "tags": dict(tags or {}),
+            "template": template,
         }
         return _as(Model, self.api.post("/v1/models", body))
 
@@ -143,9 +146,11 @@ class Client:
         dataset: str = "",
         uses: Sequence[str] = (),
         experiment: str = "Default",
-        business_function: str = "",
-        criticality: str = "normal",
+        business_function: str | None = None,
+        criticality: str | None = None,
         description: str = "",
+        template: str = "",
+        code: Sequence[Path | str] = (),
         wait: bool = False,
     ) -> Version:
         """Save a trained model and register it as a new version.
@@ -154,9 +159,10 @@ class Client:
         `predict(dict of arrays) -> dict of arrays`, or the path of a saved model (see
         docs/frameworks.md). example, reference, requirements, refuse_missing, kind, source,
         class_name, arguments, sandboxed: see `saving.save`. team: creates the model if it is
-        new, with `business_function`, `criticality`, `description`. compile: may it serve as ONNX,
-        where that is proven equal and faster? wait: until it was checked and compiled; on a
-        terminal, what is being done is shown meanwhile.
+        new, with `business_function`, `criticality`, `description` and the team's `template`.
+        code: source files and folders that are kept beside the version, with the commit of their
+        repository. compile: may it serve as ONNX, where that is proven equal and faster? wait:
+        until it was checked and compiled; on a terminal, what is being done is shown meanwhile.
         """
         from modelfleet.client.saving import save
 
@@ -187,6 +193,7 @@ class Client:
                 business_function=business_function,
                 criticality=criticality,
                 description=description,
+                template=template,
             )
         return self.register_files(
             name,
@@ -200,6 +207,7 @@ class Client:
             dataset=dataset,
             uses=uses,
             experiment=experiment,
+            code=code,
             wait=wait,
         )
 
@@ -212,6 +220,7 @@ class Client:
         python: str,
         compile: bool = True,  # noqa: A002
         version: str | None = None,
+        code: Sequence[Path | str] = (),
     ) -> Version:
         """Register a folder that holds a `bundle.json` and what it names."""
         files = {
@@ -228,6 +237,7 @@ class Client:
             python=python,
             compile=compile,
             version=version,
+            code=code,
         )
 
     def register_files(
@@ -244,14 +254,18 @@ class Client:
         dataset: str = "",
         uses: Sequence[str] = (),
         experiment: str = "Default",
+        code: Sequence[Path | str] = (),
         wait: bool = False,
     ) -> Version:
         """Upload the files that the server lacks, then register them as one version."""
+        snapshot, sources = snapshot_of(code)
         entries = []
         for path, content in files.items():
             sha256, size = digest_of(content)
             self.upload(sha256, content)
             entries.append({"path": path, "sha256": sha256, "size": size})
+        for sha256, file in sources.items():
+            self.upload(sha256, file)
         body = {
             "entries": entries,
             "requirements": list(requirements),
@@ -262,7 +276,8 @@ class Client:
             "parameters": {k: str(v) for k, v in (parameters or {}).items()},
             "metrics": dict(metrics or {}),
             "dataset": dataset,
-            "git_commit": _git_commit(),
+            "git_commit": snapshot.get("commit", ""),
+            "code": snapshot or None,
             "uses": list(uses),
         }
         made = _as(Version, self.api.post(f"/v1/models/{name}/versions", body))
@@ -273,9 +288,10 @@ class Client:
         name: str,
         *,
         team: str,
-        business_function: str = "",
-        criticality: str = "normal",
+        business_function: str | None = None,
+        criticality: str | None = None,
         description: str = "",
+        template: str = "",
     ) -> Model:
         """Create the model unless it is there already."""
         try:
@@ -285,6 +301,7 @@ class Client:
                 business_function=business_function,
                 criticality=criticality,
                 description=description,
+                template=template,
             )
         except ApiError as error:
             if error.status != 409:
@@ -447,13 +464,3 @@ class Client:
     def fleet(self) -> Json:
         """The whole fleet in one answer: what the fleet page shows."""
         return _as(dict[str, object], self.api.get("/v1/fleet"))
-
-
-def _git_commit() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

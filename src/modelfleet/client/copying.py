@@ -38,7 +38,9 @@ def copy_version(
         description=owner["description"],
     )
     for entry in files:
-        _send(source, target, model, version["version"], entry)
+        _send(source, target, model, version["version"], entry, "files")
+    for entry in (version["code"] or {}).get("files", ()):
+        _send(source, target, model, version["version"], entry, "code")
     wanted = version["requested_environment"]
     run: Any = source.api.get(f"/v1/runs/{version['run_id']}") if version["run_id"] else None
     body = {
@@ -53,6 +55,7 @@ def copy_version(
         "git_commit": run["git_commit"] if run else "",
         "tags": version["tags"],
         "description": version["description"],
+        "code": version["code"],
         "source_uri": f"{source.api.url}/models/{model}/{version['version']}",
     }
     try:
@@ -74,8 +77,10 @@ def copy_version(
     return known["version"]
 
 
-def _send(source: Client, target: Client, model: str, version: str, entry: dict[str, Any]) -> None:
-    """One file, through the disk of this machine."""
+def _send(
+    source: Client, target: Client, model: str, version: str, entry: dict[str, Any], kind: str
+) -> None:
+    """One file of the bundle (`files`) or of the code (`code`), through this machine's disk."""
     try:
         target.api.call("HEAD", f"/v1/blobs/{entry['sha256']}")
         return
@@ -83,7 +88,7 @@ def _send(source: Client, target: Client, model: str, version: str, entry: dict[
         if error.status != 404:
             raise
     with tempfile.NamedTemporaryFile(prefix="modelfleet-copy-") as file:
-        path = f"/v1/models/{model}/versions/{version}/files/{entry['path']}"
+        path = f"/v1/models/{model}/versions/{version}/{kind}/{entry['path']}"
         for chunk in source.api.stream(path):
             file.write(chunk)
         file.flush()

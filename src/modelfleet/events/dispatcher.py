@@ -10,7 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,13 +41,25 @@ _KEPT = 7 * 24 * 3600 * 1_000_000
 """microseconds for which ended deliveries are shown"""
 
 
+def _nobody(_connection: sa.Connection, _resource: str) -> list[str]:
+    return []
+
+
 class Dispatcher:
     def __init__(
-        self, database: Database, sealer: Sealer, *, private: bool, interval: float = 0.25
+        self,
+        database: Database,
+        sealer: Sealer,
+        *,
+        private: bool,
+        interval: float = 0.25,
+        watchers: Callable[[sa.Connection, str], list[str]] = _nobody,
     ) -> None:
+        """watchers: who watches a model, by its name in the audit log."""
         self._database = database
         self._sealer = sealer
         self._private = private
+        self._watchers = watchers
         self._interval = interval
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -117,7 +129,8 @@ class Dispatcher:
             event = row["action"]
             if event not in hook.events and "*" not in hook.events:
                 return
-            body = messages.cloud_event(row, at)
+            watchers = self._watchers(connection, row["resource"]) if row["kind"] == "model" else []
+            body = messages.cloud_event(row, at, watchers)
         else:
             if row["kind"] != "model" or row["action"] not in messages.TOLD:
                 return

@@ -6,7 +6,7 @@ knows, and CloudEvents 1.0 in JSON for every audit event.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Details = Mapping[str, Any]
@@ -111,8 +111,11 @@ def mlflow_body(event: str, data: Mapping[str, Any], at: str) -> dict[str, Any]:
     return {"entity": entity, "action": action, "timestamp": at, "data": data}
 
 
-def cloud_event(row: Mapping[str, Any], at: str) -> dict[str, Any]:
-    """CloudEvents 1.0, structured mode (cloudevents.io, section 3 of the JSON format)."""
+def cloud_event(row: Mapping[str, Any], at: str, watchers: Sequence[str] = ()) -> dict[str, Any]:
+    """CloudEvents 1.0, structured mode (cloudevents.io, section 3 of the JSON format).
+
+    watchers: who watches the model that the event is about, by name.
+    """
     return {
         "specversion": "1.0",
         "id": str(row["sequence"]),
@@ -126,6 +129,7 @@ def cloud_event(row: Mapping[str, Any], at: str) -> dict[str, Any]:
             "team": row["team"],
             "correlation_id": row["correlation_id"],
             "details": row["details"],
+            "watchers": list(watchers),
         },
     }
 

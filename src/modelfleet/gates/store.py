@@ -44,25 +44,32 @@ class GateRun:
 def save(database: Database, version_id: str, input_digest: str, runs: Sequence[GateRun]) -> None:
     """Keep the runs; those of the same gate on the same inputs are replaced."""
     with database.begin() as connection:
-        for run in runs:
-            connection.execute(
-                sa.delete(gate_run).where(
-                    gate_run.c.version_id == version_id,
-                    gate_run.c.gate == run.gate,
-                    gate_run.c.input_digest == input_digest,
-                )
+        save_in(connection, version_id, input_digest, runs)
+
+
+def save_in(
+    connection: sa.Connection, version_id: str, input_digest: str, runs: Sequence[GateRun]
+) -> None:
+    """The same in the caller's transaction."""
+    for run in runs:
+        connection.execute(
+            sa.delete(gate_run).where(
+                gate_run.c.version_id == version_id,
+                gate_run.c.gate == run.gate,
+                gate_run.c.input_digest == input_digest,
             )
-            connection.execute(
-                sa.insert(gate_run).values(
-                    version_id=version_id,
-                    gate=run.gate,
-                    input_digest=input_digest,
-                    verdict=run.verdict.value,
-                    sentence=run.sentence,
-                    evidence=dict(run.evidence),
-                    at=now_us(),
-                )
+        )
+        connection.execute(
+            sa.insert(gate_run).values(
+                version_id=version_id,
+                gate=run.gate,
+                input_digest=input_digest,
+                verdict=run.verdict.value,
+                sentence=run.sentence,
+                evidence=dict(run.evidence),
+                at=now_us(),
             )
+        )
 
 
 def list_runs(database: Database, version_id: str) -> list[GateRun]:

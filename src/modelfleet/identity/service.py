@@ -195,6 +195,12 @@ class IdentityService:
         with self._database.read() as connection:
             return self._principal(connection, name)
 
+    def knows(self, name: str) -> bool:
+        """Is there a principal of that name? For the platform's own rooms: no check of who asks."""
+        with self._database.read() as connection:
+            found = store.find_principal(connection, name)
+        return found is not None and found.name == name
+
     def names(self, ids: Collection[str]) -> dict[str, str]:
         """Names of principals by id, for whoever may see what they did."""
         with self._database.read() as connection:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database, metadata
+
+DEPLOYED = "deployed-to"
+"""from a version to an endpoint that it gets or got requests of"""
+
+_OF_EVERY_VERSION = ("feeds", "consumed-by")
+"""relations of a model that hold for each of its versions"""
+_CHUNK = 100
+"""nodes asked for in one query"""
 
 edge = sa.Table(
     "edge",
@@ -25,7 +34,7 @@ edge = sa.Table(
 @dataclass(frozen=True)
 class Node:
     kind: str
-    """dataset, run, version, model, endpoint or pipeline"""
+    """dataset, feature-view, run, version, model, endpoint, pipeline, batch or application"""
     name: str
 
 
@@ -85,6 +94,12 @@ def rename_node(connection: sa.Connection, old: Node, new: Node) -> None:
         )
 
 
+def _sources(node: Node) -> list[Node]:
+    """The node, and with a version its model."""
+    model = node.name.rpartition("@")[0]
+    return [node, Node("model", model)] if node.kind == "version" and model else [node]
+
+
 class LineageService:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -104,17 +119,44 @@ class LineageService:
         seen, border = {node}, [node]
         while border:
             following: list[Node] = []
-            for here in border:
-                condition = sa.and_(
-                    edge.c.destination_kind == here.kind, edge.c.destination == here.name
-                )
-                for one in self._where(condition):
-                    found[(one.source, one.destination, one.relation)] = one
-                    if one.source not in seen:
-                        seen.add(one.source)
-                        following.append(one.source)
+            for one in self._touching(border, "destination"):
+                found[(one.source, one.destination, one.relation)] = one
+                if one.source not in seen:
+                    seen.add(one.source)
+                    following.append(one.source)
             border = following
         return list(found.values())
+
+    def downstream(self, node: Node) -> list[Edge]:
+        """All edges on the ways that lead from `node`, nearest first; each once.
+
+        Who uses a model uses one of its versions without saying which: those ways are followed
+        from each version, and are told as edges of the model.
+        """
+        found: dict[tuple[Node, Node, str], Edge] = {}
+        seen, border = {node}, _sources(node)
+        while border:
+            following: list[Node] = []
+            for one in self._touching(border, "source"):
+                implied = one.source.kind == "model" and one.source != node
+                if implied and one.relation not in _OF_EVERY_VERSION:
+                    continue
+                found[(one.source, one.destination, one.relation)] = one
+                if one.destination not in seen:
+                    seen.add(one.destination)
+                    following += _sources(one.destination)
+            border = following
+        return list(found.values())
+
+    def _touching(self, nodes: Sequence[Node], side: str) -> list[Edge]:
+        """The edges whose `side` (source or destination) is one of these nodes."""
+        kind, name = edge.c[f"{side}_kind"], edge.c[side]
+        found: list[Edge] = []
+        for start in range(0, len(nodes), _CHUNK):
+            some = nodes[start : start + _CHUNK]
+            each = (sa.and_(kind == one.kind, name == one.name) for one in some)
+            found += self._where(sa.or_(*each))
+        return found
 
     def _where(self, condition: sa.ColumnElement[bool]) -> list[Edge]:
         with self._database.read() as connection:

@@ -25,6 +25,7 @@ from modelfleet.lineage import Node, add_edge, rename_node
 from modelfleet.registry import semver, store
 from modelfleet.registry.base import ModelRow
 from modelfleet.registry.bundles import Entry
+from modelfleet.registry.code import check_code
 from modelfleet.registry.models import ModelVerbs
 from modelfleet.registry.semver import Semver
 from modelfleet.registry.tables import model_version
@@ -65,6 +66,7 @@ class Source:
     logged_model_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
+    code: Mapping[str, object] | None = None
 
 
 class AdoptionVerbs(ModelVerbs):
@@ -110,6 +112,7 @@ class AdoptionVerbs(ModelVerbs):
             authorize(actor, Action.REGISTER, resource)
             entries = self._files(connection, source)
             digest = self._bundles.check(entries) if entries else None
+            check_code(self._bundles, source.code)
             if digest:
                 store.add_bundle(connection, digest, entries)
             tags = dict(source.tags)
@@ -127,6 +130,7 @@ class AdoptionVerbs(ModelVerbs):
                 run_link=source.run_link,
                 source_uri=source.uri,
                 logged_model_id=source.logged_model_id,
+                code=dict(source.code) if source.code else None,
                 description=source.description,
             )
             self._link(connection, found, number, source)

@@ -1,6 +1,7 @@
 """Blobs that nothing names any more: marked, and swept after a grace period.
 
-A blob is live while a bundle of a version, a variant or a logged model, or an artifact names it.
+A blob is live while a bundle of a version, a variant or a logged model, an artifact, or the code
+snapshot of a version names it.
 What is found dead is noted with the time; only what was dead at every look for the whole grace
 period goes. A blob that was uploaded for a registration that is still to come is younger than
 that, so nobody loses what they are about to use.
@@ -18,6 +19,7 @@ from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.blobs import FolderBlobStore
 from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
+from modelfleet.registry.code import digests_of
 from modelfleet.registry.tables import bundle, garbage, model_version, variant
 from modelfleet.registry.tracking.tables import artifact, logged_model
 
@@ -100,6 +102,10 @@ class GarbageService:
 
     def _live(self, connection: sa.Connection, unused: dict[str, list[str]]) -> set[str]:
         live: set[str] = set(connection.execute(sa.select(artifact.c.sha256)).scalars())
+        for code in connection.execute(
+            sa.select(model_version.c.code).where(model_version.c.code.is_not(None))
+        ).scalars():
+            live.update(digests_of(code))
         for row in connection.execute(sa.select(bundle.c.digest, bundle.c.entries)):
             if row.digest not in unused:
                 live.update(entry["sha256"] for entry in row.entries)

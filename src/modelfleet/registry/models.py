@@ -12,9 +12,11 @@ from modelfleet.core.authorization import Action, Principal, authorize
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import Conflict, InvalidInput, Referenced
 from modelfleet.core.ids import new_id
-from modelfleet.lineage import Node, edges_from, rename_node
+from modelfleet.lineage import Node, edges_from, remove_edges, rename_node
 from modelfleet.registry import store
 from modelfleet.registry.base import prompt_mark
+from modelfleet.registry.collaboration.tables import model_default, model_owner, model_watcher
+from modelfleet.registry.collaboration.types import Template
 from modelfleet.registry.tables import alias, model, model_tag, model_version
 from modelfleet.registry.types import CRITICALITIES, ISOLATIONS, Model, Placement
 from modelfleet.registry.versions import VersionVerbs
@@ -29,12 +31,14 @@ class ModelVerbs(VersionVerbs):
         name: str,
         *,
         owner_team: str,
-        business_function: str = "",
-        criticality: str = "normal",
+        business_function: str | None = None,
+        criticality: str | None = None,
         description: str = "",
         tags: Mapping[str, str] | None = None,
-        isolation: str = "shared",
+        isolation: str | None = None,
+        template: str = "",
     ) -> Model:
+        """What is not given is as the team's `template` says, else normal, shared and empty."""
         check_name(name)
         if not owner_team or len(owner_team) > 120 or owner_team == "*":
             raise InvalidInput("A model needs an owner team.")
@@ -44,12 +48,16 @@ class ModelVerbs(VersionVerbs):
         with self._database.begin() as connection:
             if store.model_row(connection, self.namespace_id, name) is not None:
                 raise Conflict(f"There is already a model {name}.")
+            used = Template(owner_team, "")
+            if template:
+                used = self._template(connection, owner_team, template)
+            tags = {**used.tags, **(tags or {})}
             values = {
                 "owner_team": owner_team,
-                "business_function": business_function,
-                "criticality": criticality,
+                "business_function": _first(business_function, used.business_function, ""),
+                "criticality": _first(criticality, used.criticality, "normal"),
                 "description": description,
-                "isolation": isolation,
+                "isolation": _first(isolation, used.isolation, "shared"),
             }
             model_id, now = new_id(), now_us()
             connection.execute(
@@ -63,8 +71,11 @@ class ModelVerbs(VersionVerbs):
                     **values,
                 )
             )
-            store.replace_tags(connection, model_tag, model_id, tags or {})
-            details = values | {"tags": dict(tags or {})} | prompt_mark(tags or {})
+            store.replace_tags(connection, model_tag, model_id, tags)
+            details = values | {"tags": tags} | prompt_mark(tags)
+            if template:
+                self._keep_defaults(connection, model_id, used)
+                details["template"] = template
             audit.record(connection, actor, "create-model", resource, details)
             return self._model(connection, name)
 
@@ -123,6 +134,8 @@ class ModelVerbs(VersionVerbs):
                     Node("version", self._qualified(f"{n}@{semver}")) for n in (name, new_name)
                 )
                 rename_node(connection, old, new)
+            nodes = (Node("model", self._qualified(n)) for n in (found.name, new_name))
+            rename_node(connection, *nodes)
             store.touch_model(connection, found.id, name=new_name)
             details = {"name": new_name}
             audit.record(connection, actor, "rename-model", resource, details)
@@ -229,7 +242,9 @@ class ModelVerbs(VersionVerbs):
             for version in own:
                 self._remove_version(connection, version)
             connection.execute(sa.delete(alias).where(alias.c.model_id == found.id))
-            connection.execute(sa.delete(model_tag).where(model_tag.c.model_id == found.id))
+            remove_edges(connection, Node("model", self._qualified(found.name)))
+            for table in (model_tag, model_owner, model_watcher, model_default):
+                connection.execute(sa.delete(table).where(table.c.model_id == found.id))
             connection.execute(sa.delete(model).where(model.c.id == found.id))
             details = {"versions": [version.version for version in own]}
             audit.record(connection, actor, "delete-model", resource, details)
@@ -254,6 +269,11 @@ def check_name(name: str) -> None:
             f"{name[:250]!r} can't name a model.",
             hint="Use 1 to 250 printable characters but none of / : @.",
         )
+
+
+def _first(*given: str | None) -> str:
+    """The first that was given."""
+    return next(one for one in given if one is not None)
 
 
 def _check(criticality: str | None, isolation: str | None) -> None:

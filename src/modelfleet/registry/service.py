@@ -7,6 +7,9 @@ import re
 from modelfleet.core.errors import InvalidInput, NotFound
 from modelfleet.registry import store
 from modelfleet.registry.adoption import AdoptionVerbs
+from modelfleet.registry.collaboration.comments import CommentVerbs
+from modelfleet.registry.collaboration.people import PeopleVerbs
+from modelfleet.registry.collaboration.reviews import ReviewVerbs
 from modelfleet.registry.listing import ListingVerbs
 from modelfleet.registry.standing import StandingVerbs
 from modelfleet.registry.versions import PREPARE
@@ -16,7 +19,9 @@ __all__ = ["PREPARE", "RegistryService"]
 _NAMESPACE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
-class RegistryService(StandingVerbs, ListingVerbs, AdoptionVerbs):
+class RegistryService(
+    StandingVerbs, ListingVerbs, AdoptionVerbs, PeopleVerbs, CommentVerbs, ReviewVerbs
+):
     """Every mutation is authorized and audited in its own transaction."""
 
     def within(self, namespace: str, *, create: bool = False) -> RegistryService:

@@ -251,4 +251,5 @@ class StandingVerbs(VersionVerbs):
             found = self._version(connection, name, reference)
             authorize(actor, Action.READ, self._resource(found.model, found.owner_team))
             held = [Use(*one.split("/", 1)) for one in store.holders(connection, found.id)]
+            held += [Use("application", one) for one in self._applications(connection, found)]
         return held + [Use("alias", one) for one in found.aliases]

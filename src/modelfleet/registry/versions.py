@@ -12,10 +12,13 @@ from modelfleet.core.authorization import Action, Principal, authorize, authoriz
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import Conflict, NotFound, Referenced
 from modelfleet.core.ids import new_id
-from modelfleet.lineage import Node, add_edge, remove_edges
+from modelfleet.lineage import Node, add_edge, edges_from, remove_edges
 from modelfleet.registry import semver, signature, store
-from modelfleet.registry.base import ModelRow, Verbs, prompt_mark
+from modelfleet.registry.base import ModelRow, prompt_mark
 from modelfleet.registry.bundles import Entry
+from modelfleet.registry.code import check_code
+from modelfleet.registry.collaboration.tables import version_comment, version_review
+from modelfleet.registry.collaboration.templates import TemplateVerbs
 from modelfleet.registry.tables import alias, model, model_version, variant, version_tag
 from modelfleet.registry.tracking import store as tracking
 from modelfleet.registry.tracking.types import Run
@@ -25,7 +28,7 @@ PREPARE = "prepare-version"
 """Kind of the job that makes a new version ready; its argument is `version_id`."""
 
 
-class VersionVerbs(Verbs):
+class VersionVerbs(TemplateVerbs):
     def register(self, actor: Principal, name: str, new: NewVersion) -> Version:
         """A new immutable version. It is `pending` until it was prepared, then `ready` or `failed`.
 
@@ -37,11 +40,13 @@ class VersionVerbs(Verbs):
         digest = self._bundles.check(new.entries)
         info_bytes = self._bundles.read(new.entries, "bundle.json")
         info = signature.read(info_bytes)
+        check_code(self._bundles, new.code)
         with self._database.begin() as connection:
             found = self._model(connection, name)
             resource = self._resource(found.name, found.owner_team)
             authorize(actor, Action.REGISTER, resource)
             self._bundles.check(new.entries)  # garbage is collected in transactions, too
+            check_code(self._bundles, new.code)
             number = self._next_semver(connection, found, new.version, info, digest)
             store.add_bundle(connection, digest, new.entries)
             run_id = self._run_of(connection, actor, new)
@@ -54,7 +59,7 @@ class VersionVerbs(Verbs):
                 status="pending",
                 bundle_digest=digest,
                 requested_environment={
-                    "requirements": sorted(new.requirements),
+                    "requirements": self._with_defaults(connection, found.id, new.requirements),
                     "python": new.python,
                     **({} if new.compile else {"compile": False}),
                 },
@@ -295,7 +300,17 @@ class VersionVerbs(Verbs):
             .where(alias.c.version_id == found.id, alias.c.protected)
             .order_by(alias.c.name)
         ).scalars()
-        return [*store.holders(connection, found.id), *(f"alias/{name}" for name in guarded)]
+        return [
+            *store.holders(connection, found.id),
+            *(f"alias/{name}" for name in guarded),
+            *(f"application/{name}" for name in self._applications(connection, found)),
+        ]
+
+    def _applications(self, connection: sa.Connection, found: Version) -> list[str]:
+        """Those of which somebody declared that they consume this very version."""
+        node = Node("version", self._qualified(found.name))
+        made = (one.destination for one in edges_from(connection, node))
+        return [one.name for one in made if one.kind == "application"]
 
     def _refuse_if_held(self, connection: sa.Connection, found: Version) -> None:
         held = self._holders(connection, found)
@@ -307,7 +322,7 @@ class VersionVerbs(Verbs):
             )
 
     def _remove_version(self, connection: sa.Connection, found: Version) -> None:
-        for table in (variant, version_tag, alias):
+        for table in (variant, version_tag, alias, version_comment, version_review):
             connection.execute(sa.delete(table).where(table.c.version_id == found.id))
         connection.execute(sa.delete(model_version).where(model_version.c.id == found.id))
         remove_edges(connection, Node("version", self._qualified(found.name)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from modelfleet.core.layout import Layout
-from modelfleet.registry import BundleStore, RegistryService, Version
+from modelfleet.registry import BundleStore, RegistryService, Variant, Version
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet_worker.wire.desired import VersionSpec
 
@@ -45,14 +45,24 @@ class Beside:
         self._confined = confined
         self._memory_mb = memory_mb
 
-    def program(self, version: Version, module: str) -> Program:
-        """How to run `module` for that version. Raises `Conflict` while it can't serve."""
-        variant = self._registry.serving_variant(version)
+    def program(
+        self,
+        version: Version,
+        module: str,
+        *,
+        variant: Variant | None = None,
+        python: Path | None = None,
+    ) -> Program:
+        """How to run `module` for that version. Raises `Conflict` while it can't serve.
+
+        variant: another one than serves; python: another one than its environment's.
+        """
+        variant = variant or self._registry.serving_variant(version)
         bundle = self._bundles.materialise(self._registry.entries(variant.bundle_digest))
-        python = Path(sys.executable)
-        if variant.environment_digest is not None:
+        if python is None and variant.environment_digest is not None:
             environment = self._registry.get_environment(variant.environment_digest)
             python = self._environments.python(environment)
+        python = python or Path(sys.executable)
         spec = VersionSpec(
             index=version.index,
             model=version.model,

@@ -20,7 +20,7 @@ from modelfleet.core.database import Database, Json, metadata
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Referenced
 from modelfleet.core.ids import new_id
 from modelfleet.identity.store import find_principal
-from modelfleet.lineage import Node, add_edge, remove_edges
+from modelfleet.lineage import DEPLOYED, Node, add_edge, remove_edges
 from modelfleet.registry import store as registry_store
 from modelfleet.registry.tables import model, model_version
 from modelfleet.registry.types import DEFAULT_NAMESPACE_ID
@@ -221,6 +221,8 @@ class EndpointService:
                     shadow=one.shadow,
                 )
             )
+            version = _version_name(connection, one.version_id)
+            add_edge(connection, Node("version", version), DEPLOYED, Node("endpoint", before.name))
         connection.execute(
             sa.update(endpoint)
             .where(endpoint.c.id == before.id)
@@ -295,6 +297,15 @@ class EndpointService:
 def _held(found: Endpoint) -> frozenset[str]:
     kept = (found.stable_version_id, found.previous_version_id)
     return found.version_ids | {v for v in kept if v}
+
+
+def _version_name(connection: sa.Connection, version_id: str) -> str:
+    row = connection.execute(
+        sa.select(model.c.name, model_version.c.semver)
+        .join(model_version, model_version.c.model_id == model.c.id)
+        .where(model_version.c.id == version_id)
+    ).one()
+    return f"{row.name}@{row.semver}"
 
 
 def _hold(connection: sa.Connection, found: Endpoint) -> None:

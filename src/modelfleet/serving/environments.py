@@ -95,6 +95,12 @@ class EnvironmentBuilder:
         """The interpreter of the built environment."""
         return self._build(environment, "", environment.lock, True, report)
 
+    def again(self, environment: Environment, place: Path, report: Report = nobody) -> Path:
+        """The interpreter of the environment made anew from its lock in a place of its own."""
+        report(Progress("installing", 0, len(pins(environment.lock))))
+        self._install(place, environment.python, environment.lock, False, report)
+        return place / "bin" / "python"
+
     def converter_python(
         self, environment: Environment, runtime: str, report: Report = nobody
     ) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from modelfleet.core.authorization import Principal
 from modelfleet.core.errors import FleetError
 from modelfleet.registry import Version
+from modelfleet.registry.code import files_of
 from modelfleet.registry.signature import Tensor
 from modelfleet.serving.environments import pins
 from modelfleet.wiring import Fleet
@@ -73,6 +74,7 @@ def _sides(fleet: Fleet, principal: Principal, version: Version) -> dict[str, di
     metrics = {**(run.metrics if run else {}), **version.metrics}
     code = {"git commit": run.git_commit} if run and run.git_commit else {}
     code |= {key: str(value) for key, value in (version.code or {}).items() if key != "files"}
+    code |= {entry.path: entry.sha256[:12] for entry in files_of(version.code or {})}
     files = {
         entry.path: entry.sha256[:12] for entry in fleet.registry.entries(version.bundle_digest)
     }

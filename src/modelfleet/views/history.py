@@ -81,7 +81,7 @@ def _names(connection: sa.Connection, name: str) -> set[str]:
 
 
 def _entry(row: Mapping[str, Any], targets: Mapping[str, str]) -> HistoryEntry:
-    details: Mapping[str, Any] = row["details"]
+    details: dict[str, Any] = row["details"]
     target = details.get("to") or targets.get(details.get("rollout", ""), "")
     version = details.get("version") or str(target).rpartition("@")[2]
     return HistoryEntry(
@@ -90,7 +90,9 @@ def _entry(row: Mapping[str, Any], targets: Mapping[str, str]) -> HistoryEntry:
         action=row["action"],
         version=str(version),
         endpoint=row["resource"] if row["kind"] == "endpoint" else "",
-        sentence=_sentence(row["action"], details, str(version), row["resource"]),
+        sentence=_sentence(
+            row["action"], details | {"who": row["principal"]}, str(version), row["resource"]
+        ),
         sequence=row["sequence"],
     )
 
@@ -113,6 +115,20 @@ def _sentence(action: str, details: Mapping[str, Any], version: str, resource: s
         "delete-endpoint": "The endpoint {resource} was removed.",
         "start-rollout": "A rollout of {version} to {resource} began ({strategy}).",
         "move-rollout": "The rollout of {version} to {resource} is {state}: {reason}",
+        "watch-model": "{who} watches the model.",
+        "unwatch-model": "{who} watches the model no longer.",
+        "request-rebuild": "A rebuild of {version} was asked for.",
+        "add-owner": "{owner} became an owner.",
+        "remove-owner": "{owner} is no owner any more.",
+        "comment-version": "A comment on {version}: {text}",
+        "edit-comment": "A comment on {version} was changed: {text}",
+        "delete-comment": "A comment of {author} on {version} was deleted.",
+        "request-review": "A review of {version} was asked of {reviewer}{role}. {note}",
+        "answer-review": "The review of {version} ended: {state}. {comment}",
+        "withdraw-review": "A request to review {version} was withdrawn.",
+        "rebuild-version": "Version {version} was rebuilt: {sentence}",
+        "add-edge": "Lineage: {source} {relation} {destination}.",
+        "remove-edge": "No longer lineage: {source} {relation} {destination}.",
         "set-version-tag": "Version {version} was tagged {key}={value}.",
     }.get(action)
     known = {key: str(value) for key, value in details.items()}

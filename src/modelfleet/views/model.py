@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import msgspec
 
@@ -13,6 +14,7 @@ from modelfleet.core.clock import now_us
 from modelfleet.gates import GateRun, list_runs
 from modelfleet.lineage import Edge, Node
 from modelfleet.registry import Model, Variant, Version
+from modelfleet.registry.collaboration.types import Comment, Person, Review
 from modelfleet.rollouts.store import Rollout
 from modelfleet.serving.compile import Conversion
 from modelfleet.serving.endpoints import FULL, Endpoint
@@ -25,6 +27,7 @@ from modelfleet.views.outcomes import OutcomesView, outcomes_view
 from modelfleet.views.times import SPANS, fitting_span
 from modelfleet.wiring import Fleet
 
+_T = TypeVar("_T")
 POINTS = 60
 _VERSIONS = 30
 _PREDICTIONS = 12
@@ -75,6 +78,12 @@ class ModelView:
     """None if nothing is known of where the chosen version comes from or who uses it"""
     events: Sequence[AuditEvent] | None
     """None if one may not see them"""
+    owners: Sequence[Person]
+    watchers: Sequence[Person]
+    comments: Sequence[Comment]
+    """on the chosen version"""
+    reviews: Sequence[Review]
+    """of the chosen version"""
 
     @property
     def state(self) -> str:
@@ -107,7 +116,7 @@ def model_view(
     alerts = fleet.monitoring.open_counts(principal)
     node = Node("version", chosen.name) if chosen else None
     upstream = fleet.lineage.upstream(node) if node else []
-    downstream = _downstream(fleet, model)
+    downstream = _downstream(fleet, model, node)
     return ModelView(
         model=model,
         endpoints=endpoints,
@@ -124,6 +133,10 @@ def model_view(
         downstream=downstream,
         lineage=_picture(node, upstream, downstream),
         events=events_of_model(fleet, principal, model.owner_team, model.name, names),
+        owners=fleet.registry.owners(principal, model.name),
+        watchers=fleet.registry.watchers(principal, model.name),
+        comments=_said(fleet.registry.comments, principal, chosen),
+        reviews=_said(fleet.registry.reviews, principal, chosen),
     )
 
 
@@ -238,6 +251,17 @@ def _picture(
     return picture(node, upstream, [replace(edge, source=node) for edge in downstream])
 
 
-def _downstream(fleet: Fleet, model: Model) -> list[Edge]:
-    node = Node("model", model.name)
-    return [edge for edge in fleet.lineage.around(node) if edge.source == node]
+def _downstream(fleet: Fleet, model: Model, chosen: Node | None) -> list[Edge]:
+    """Who uses the model, and who the chosen version without using the model."""
+    found: dict[Node, Edge] = {}
+    for node in (Node("model", model.name), chosen):
+        for edge in fleet.lineage.around(node) if node else ():
+            if edge.source == node:
+                found.setdefault(edge.destination, edge)
+    return list(found.values())
+
+
+def _said(
+    ask: Callable[[Principal, str, str], list[_T]], principal: Principal, chosen: Version | None
+) -> list[_T]:
+    return ask(principal, chosen.model, str(chosen.sequence)) if chosen else []
