@@ -8,6 +8,7 @@
 # make bench-batch   a batch beside requests
 # make bench-gateway   thousands of endpoints
 # make fuzz    bad input by coverage, for a minute a parser   (make fuzz ARGS='--seconds 600')
+# make bench-registry   beside mlflow server
 # make bench-hostile   what bad neighbours do to a good client
 # make bench-writers   what writing costs on SQLite and PostgreSQL
 # make lock    resolve the dependencies anew
@@ -21,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check fuzz bench-serving bench-faults bench-pipelines bench-batch bench-gateway \
-  bench-hostile bench-writers lock docs clean browser proto
+  bench-registry bench-hostile bench-writers lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -60,6 +61,9 @@ bench-batch: $(VENV)/.installed
 
 bench-gateway: $(VENV)/.installed
 	$(BIN)/python bench/gateway.py $(ARGS)
+
+bench-registry: $(VENV)/.installed
+	$(BIN)/python bench/registry.py $(ARGS)
 
 bench-hostile: $(VENV)/.installed
 	$(BIN)/python bench/hostile.py $(ARGS)

@@ -103,8 +103,9 @@ def build(settings: Settings) -> Fleet:
     rollouts = RolloutService(database, registry, endpoints, ticks)
     environments = EnvironmentBuilder(layout)
     confinement = _confinement(settings)
-    converters = Converters(layout.worker_package, confinement)
-    completer = Completer(layout, bundles, environments, confinement)
+    sandboxed = settings.serving.sandbox_checks
+    converters = Converters(layout.worker_package, confinement, sandboxed)
+    completer = Completer(layout, bundles, environments, confinement, sandboxed)
     prepare = PrepareService(
         layout, database, registry, bundles, environments, converters, completer
     )

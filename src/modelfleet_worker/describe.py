@@ -3,8 +3,8 @@
 FOLDER holds `files/` (the artifact and what belongs to it), `draft.json`, and, if there are any,
 `inputs.npz` (example rows) and `reference.npz`. The artifact is asked what it takes, answers the
 example with the same code that will serve it, and `bundle.json`, `example.json` and
-`reference.json` are written beside it. Runs in the model's own environment; answers one line of
-JSON: a `Described`.
+`reference.json` are written beside it, or into `made/` if there is such a folder. Runs in the
+model's own environment; answers one line of JSON: a `Described`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from modelfleet_worker.wire.spec import (
 )
 
 EXAMPLE_ROWS = 256
+MADE = "made"
 _MADE_UP_ROWS = 64
 Tensors = dict[str, Array]
 
@@ -61,7 +62,7 @@ class Described(msgspec.Struct, frozen=True):
 def describe(
     folder: Path, draft: Draft, given: Optional[Tensors], reference: Optional[Tensors]
 ) -> BundleSpec:
-    """Write the missing files below `folder/files`. LoadError, or what the model raises."""
+    """Write the missing files of the bundle. LoadError, or what the model raises."""
     facts: Facts = runtimes.runtime_class(draft.runtime).facts(
         folder / FILES / draft.artifact, draft.options
     )
@@ -94,9 +95,10 @@ def describe(
         score=score_of(outputs),
         refuse_missing=_raises_for_missing(runtime, inputs) if refuse is None else refuse,
     )
-    _write(folder / FILES, spec, inputs, outputs)
+    made = folder / MADE if (folder / MADE).is_dir() else folder / FILES
+    _write(made, spec, inputs, outputs)
     if reference is not None:
-        _write_reference(folder / FILES, spec, runtime, _fitted(facts, reference))
+        _write_reference(made, spec, runtime, _fitted(facts, reference))
     return spec
 
 

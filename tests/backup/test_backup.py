@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from conftest import Registrar
 from modelfleet.backup import (
     Place,
     Seal,
@@ -34,6 +33,7 @@ from modelfleet.core.settings import load_settings
 from modelfleet.wiring import Fleet, build
 from people import ADMIN
 from postgres_server import Server
+from registrar import Registrar
 
 MakeSeal = Callable[[bytes], Seal]
 

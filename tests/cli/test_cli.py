@@ -262,3 +262,24 @@ def test_an_unexpected_error_is_70_with_a_way_to_see_it(
     monkeypatch.setenv("MODELFLEET_DEBUG", "1")
     assert run(["fleet"]) == 70
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_runs_are_listed_by_the_name_of_their_experiment(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {
+        "id": "r1",
+        "name": "calm-heron-1",
+        "status": "FINISHED",
+        "started_at": 0,
+        "metrics": {"auc": 0.9},
+        "parameters": {},
+    }
+    server.answers = [(200, [{"number": 7, "name": "it's"}]), (200, [found])]
+    assert run(["runs", "list", "it's", "--order-by", "metrics.auc DESC"]) == 0
+    asked = [path for _, path, *_ in server.seen]
+    assert asked[0].startswith("/v1/experiments?filter=name+%3D+%22it%27s%22")
+    assert asked[1].startswith("/v1/experiments/7/runs?order_by=metrics.auc+DESC")
+    assert "r1  calm-heron-1  FINISHED  1970-01-01 00:00:00  auc=0.9" in capsys.readouterr().out
+    server.answers = [(200, [])]
+    assert run(["runs", "list", "nothing"]) == 5

@@ -72,7 +72,9 @@ def _value(column: sa.Column[Any], n: int, made: Rows) -> object:
     if isinstance(kind, sa.Float):
         return n / 3
     if isinstance(kind, sa.Text) or getattr(kind, "length", None) is None:
-        return json.dumps({"n": n})
+        # documents as they are written: texts by name, but numbers for metrics
+        value = float(n) if column.name == "metrics" else str(n)
+        return json.dumps({"n": value}, separators=(",", ":"))
     return f"{column.name}-é-{n}"[: getattr(kind, "length", 20)]
 
 
@@ -98,6 +100,7 @@ def kept(before: Rows, after: Rows) -> None:
         assert [one for one in want if one not in have] == [], name
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 @pytest.mark.parametrize(("before", "after"), STEPS, ids=lambda one: str(one))
 def test_a_step_up_and_down_keeps_the_rows(blank: Database, before: str, after: str) -> None:
     with blank.begin() as connection:
@@ -116,6 +119,7 @@ def test_a_step_up_and_down_keeps_the_rows(blank: Database, before: str, after: 
         assert rows(connection) == old
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 def test_the_first_release_comes_to_the_present_with_its_rows(blank: Database) -> None:
     with blank.begin() as connection:
         upgrade_to(connection, revisions()[0])

@@ -19,6 +19,8 @@ import pytest
 from running import Platform, eventually, processes_of
 from zoo import EXAMPLE, Deliberate, Linear
 
+from modelfleet.client.errors import ApiError
+
 pytestmark = pytest.mark.e2e
 ROWS = 4000
 FEATURES = ["a", "b", "c"]
@@ -180,10 +182,12 @@ def test_cancelled_and_run_again_it_goes_on(serving, table, tmp_path):
     done = serving.run("batch", "run", "slow", *paths(tmp_path), *more, "--detach", "--json")
     batch = json.loads(done.stdout)["id"]
     eventually(lambda: _chunks(tmp_path) >= 3)
-    held = serving.run("versions", "delete", "slow", "1")
-    assert held.returncode == 5
-    stopped = serving.run("batch", "cancel", batch, "--json")
-    assert json.loads(stopped.stdout)["state"] == "cancelled"
+    api = serving.client.api  # the command line takes a second to start, and the batch goes on
+    with pytest.raises(ApiError) as held:
+        api.delete("/v1/models/slow/versions/1")
+    stopped = api.post(f"/v1/batches/{batch}/cancel")
+    assert held.value.status == 409
+    assert stopped["state"] == "cancelled"
     eventually(lambda: not any(batch in line for line in processes_of(serving.home).values()))
     assert serving.run("batch", "cancel", batch).returncode == 5
     other = serving.run("batch", "run", "slow", *paths(tmp_path), "--chunk-rows", "100")

@@ -169,6 +169,7 @@ def test_a_model_from_its_files(
     assert details["progress"] is None
     gates = {gate["gate"]: gate for gate in details["gates"]}
     assert gates["parity"]["verdict"] == ("pass" if serving == "compiled" else "inconclusive")
+    assert gates["loads"]["evidence"]["sandbox"]["missing"] == []
     assert details["variants"][0]["evidence"]["speed"]["source_1_us"] > 0
     if truth == "net1":  # the same net, exported for one row at a time
         with np.load(folder / "net.npz") as found:

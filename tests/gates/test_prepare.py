@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 
@@ -22,9 +22,7 @@ from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.progress import Progress, Report
 from modelfleet.wiring import Fleet
 from people import ADMIN
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 FILES = {"bundle.json": json.dumps({"compiled": True}).encode(), "model.onnx": b"onnx"}
 PARITY = Parity(rows=100, max_abs_diff=1e-7, label_flips=0, passed=True)

@@ -83,6 +83,42 @@ def autologging():
     assert [point.step for point in history] == [0, 1, 2, 3]
 
 
+def pytorch():
+    import lightning
+    import torch
+
+    class Line(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 1)
+
+        def forward(self, x):
+            return self.layer(x)
+
+        def training_step(self, batch, _index):
+            loss = ((self(batch[0]) - batch[1]) ** 2).mean()
+            self.log("loss", loss, on_epoch=True)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    x = torch.randn(64, 3)
+    data = torch.utils.data.TensorDataset(x, x.sum(1, keepdim=True))
+    quiet = dict.fromkeys(("enable_progress_bar", "enable_checkpointing", "logger"), False)
+    mlflow.set_experiment("pytorch")
+    mlflow.pytorch.autolog()
+    with mlflow.start_run() as run:
+        trainer = lightning.Trainer(max_epochs=3, accelerator="cpu", **quiet)
+        trainer.fit(Line(), torch.utils.data.DataLoader(data, 16))
+    found = mlflow.get_run(run.info.run_id)
+    [output] = found.outputs.model_outputs
+    loaded = mlflow.pytorch.load_model(f"models:/{output.model_id}")
+    assert loaded(x[:2]).shape == (2, 1)
+    history = MlflowClient().get_metric_history(run.info.run_id, "loss_epoch")
+    assert [point.step for point in history] == [0, 1, 2]
+
+
 def runs():
     client = MlflowClient()
     x, _ = rows()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ pytestmark = [
 ]
 RELEASES = ("3.17.2", "3.12.0")
 WITH = ("scikit-learn", "xgboost-cpu", "lightgbm")
+TORCH = "torch==2.13.0"
 FUNCTIONS = {
-    "tracking": ("runs", "files", "logged_models", "autologging"),
+    "tracking": ("runs", "files", "logged_models", "autologging", "pytorch"),
     "registry": ("versions", "registry", "frozen", "webhooks", "prompts"),
 }
 
@@ -45,13 +47,18 @@ def mlflow(
     uv = Path(sys.executable).with_name("uv")
     pythons: dict[str, Path] = {}
 
+    def install(release: str, *what: str) -> None:
+        command = [uv, "pip", "install", "-q", "--python", pythons[release], *what]
+        subprocess.run(command, check=True, timeout=600)
+
     def call(release: str, calls: str, function: str, place: str) -> None:
         if release not in pythons:
             folder = tmp_path_factory.mktemp(f"mlflow-{release}")
             pythons[release] = folder / "bin" / "python"
             subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
-            install = [uv, "pip", "install", "-q", "--python", pythons[release]]
-            subprocess.run([*install, f"mlflow=={release}", *WITH], check=True)
+            install(release, f"mlflow=={release}", *WITH)
+        if function == "pytorch":
+            install(release, TORCH, "lightning", f"--find-links={wheels()}")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{platform.ports()['api']}{place}"
         environment["MLFLOW_TRACKING_TOKEN"] = platform.key
@@ -67,6 +74,15 @@ def mlflow(
         assert done.stdout.endswith("done\n"), done.stderr[-3000:]
 
     return call
+
+
+def wheels() -> Path:
+    """A folder with PyTorch as pip finds it: for the processor alone, where that is to be had."""
+    folder = Path(tempfile.gettempdir()) / f"modelfleet-wheels-{os.getuid()}"
+    if not list(folder.glob("torch-*.whl")):
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "-d", str(folder), TORCH], check=True, timeout=600)
+    return folder
 
 
 @pytest.mark.parametrize(

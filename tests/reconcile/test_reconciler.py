@@ -26,11 +26,11 @@ from modelfleet.serving.quarantine import quarantine
 from modelfleet.wiring import Fleet
 from modelfleet_worker.wire.control import ControlBlock, State
 from people import ADMIN
+from registrar import Registrar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Registrar
 
 NOW = Spec(strategy=Strategy.IMMEDIATE)
 

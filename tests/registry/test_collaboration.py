@@ -20,7 +20,7 @@ from modelfleet.wiring import Fleet
 from people import ADMIN, NOBODY, principal
 
 if TYPE_CHECKING:
-    from conftest import Registrar
+    from registrar import Registrar
 
 MAKER = Principal("m", "mia", (Grant(Role.DATA_SCIENTIST, "growth"),))
 READER = Principal("r", "rob", (Grant(Role.VIEWER, "growth"),))

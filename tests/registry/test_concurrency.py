@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from conftest import Registrar
 from modelfleet.core import audit
 from modelfleet.core.errors import Conflict
 from modelfleet.core.settings import Settings
 from modelfleet.wiring import Fleet, build
 from people import ADMIN
+from registrar import Registrar
 
 WRITERS = 100
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,9 +12,7 @@ from modelfleet.core.errors import Conflict, NotAllowed
 from modelfleet.registry.garbage import GarbageService
 from modelfleet.wiring import Fleet
 from people import ADMIN, principal
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -23,9 +22,7 @@ from modelfleet.registry.tracking import store as tracking_store
 from modelfleet.registry.tracking.tables import run
 from modelfleet.wiring import Fleet
 from people import ADMIN, NOBODY, principal
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from modelfleet.core import audit
@@ -11,9 +9,7 @@ from modelfleet.lineage import Node
 from modelfleet.registry import store as registry_store
 from modelfleet.wiring import Fleet
 from people import ADMIN, principal
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 SCIENTIST = principal(Role.DATA_SCIENTIST, "growth")
 

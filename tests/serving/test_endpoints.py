@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from modelfleet.core import audit
@@ -15,9 +13,7 @@ from modelfleet.registry import store as registry_store
 from modelfleet.serving.endpoints import FULL, Endpoint, Route
 from modelfleet.wiring import Fleet
 from people import ADMIN, NOBODY, principal
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from modelfleet.core import audit
@@ -13,9 +11,7 @@ from modelfleet.core.errors import NotAllowed, NotFound
 from modelfleet.serving.quarantine import WINDOW_US, QuarantineService
 from modelfleet.wiring import Fleet
 from people import ADMIN, NOBODY, principal
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 
 class Crashes:

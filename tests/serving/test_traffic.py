@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from modelfleet.core import audit
@@ -18,9 +16,7 @@ from modelfleet.serving.pools import Residency
 from modelfleet.serving.traffic import Traffic, changed
 from modelfleet.wiring import Fleet
 from people import ADMIN, principal
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,8 @@ def load(database: Database, lines: Iterable[str], dumped: Dump) -> None:
             raise Conflict("The database is not empty.", hint="Restore into an empty one.")
         upgrade_to(connection, dumped.schema)
         tables = {table.name: table for table in _tables(connection)}
+        for table in reversed(tables.values()):  # what the schema itself brought
+            connection.execute(sa.delete(table))
         counted = _insert(connection, tables, lines)
         if counted != dumped.rows:
             raise InvalidInput("The backup does not hold as many rows as it says.")
@@ -149,7 +152,9 @@ def _read(
 def _tables(connection: sa.Connection) -> list[sa.Table]:
     """As they are in the database; what others refer to comes first."""
     found = sa.MetaData()
-    found.reflect(connection)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*expression-based index")
+        found.reflect(connection)
     return [table for table in found.sorted_tables if table.name not in _NOT_KEPT]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import Any
 
@@ -34,6 +35,7 @@ _COMMANDS = {
     "aliases": ("registry", "Aliases: set, delete."),
     "experiments": ("tracking", "Experiments: list."),
     "runs": ("tracking", "Training runs: list, show."),
+    "import": ("importing", "Import from MLflow, files, Triton, KServe, W&B, Neptune."),
     "endpoints": ("serving", "Endpoints: list, show, create, traffic, delete."),
     "gateway": ("gateway", "Explain what the gateway does with requests."),
     "quarantine": ("quarantine", "Versions that crashed too often: list, release."),
@@ -65,7 +67,8 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"modelfleet.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(module, f"{name}_" if keyword.iskeyword(name) else name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

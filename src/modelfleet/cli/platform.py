@@ -20,14 +20,24 @@ _HOME = click.option(
 @click.option("--host", help="Address to listen on. [127.0.0.1]")
 @click.option("--port", type=int, help="Of API and pages; 0 picks a free one. [8080]")
 @click.option("--gateway-port", type=int, help="Of predictions; 0 picks a free one. [8081]")
-def up(home: Path | None, **given: Any) -> None:
+@click.option(
+    "--dev",
+    is_flag=True,
+    help="For tests and development: namespaces on first use, webhooks to this machine.",
+)
+def up(home: Path | None, dev: bool, **given: Any) -> None:
     """Start modelfleet and stay in the foreground; Ctrl-C stops everything.
 
     Settings come from HOME/settings.toml and MODELFLEET_* variables as well.
     """
+    import os
+
     from modelfleet.core.settings import load_settings
     from modelfleet.host import run
 
+    if dev:  # all processes read their settings themselves
+        for name in ("CREATE_NAMESPACES", "PRIVATE_WEBHOOKS"):
+            os.environ[f"MODELFLEET_REGISTRY__{name}"] = "true"
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = load_settings(home, overrides)
     click.echo(f"Starting modelfleet in {settings.home} ...", err=True)

@@ -197,6 +197,12 @@ _FILE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--code", multiple=True, type=_FILE, help="Source file or folder to keep with it; repeatable."
 )
+@click.option(
+    "--sandbox/--no-sandbox",
+    "sandboxed",
+    default=True,
+    help="Off: the model may reach out while it is asked what it takes.",
+)
 @click.option("--wait", is_flag=True, help="Until it was checked and compiled.")
 @connected
 def register(

@@ -122,5 +122,9 @@ def _number(connection: Any, experiment: str) -> str:
     quote = '"' if "'" in experiment else "'"
     found = connection.api.get("/v1/experiments", filter=f"name = {quote}{experiment}{quote}")
     if not found:
-        raise click.UsageError(f"There is no experiment {experiment}. See: experiments list")
+        from modelfleet.core.errors import NotFound
+
+        raise NotFound(
+            f"There is no experiment {experiment}.", hint="See: modelfleet experiments list"
+        )
     return str(found[0]["number"])

@@ -140,6 +140,7 @@ class Client:
         source: Path | str | None = None,
         class_name: str | None = None,
         arguments: Mapping[str, object] | None = None,
+        sandboxed: bool = True,
         metrics: Mapping[str, float] | None = None,
         parameters: Mapping[str, str] | None = None,
         dataset: str = "",
@@ -157,12 +158,11 @@ class Client:
         model: an estimator or network of a known framework, any object with
         `predict(dict of arrays) -> dict of arrays`, or the path of a saved model (see
         docs/frameworks.md). example, reference, requirements, refuse_missing, kind, source,
-        class_name, arguments: see `saving.save`. team: creates the model if it is new, with
-        `business_function`, `criticality`, `description` and the team's `template`. code: source
-        files and folders that are kept beside the version, with the commit of their repository.
-        compile: may it serve as ONNX, where that
-        is proven equal and faster? wait: until it was checked and
-        compiled; on a terminal, what is being done is shown meanwhile.
+        class_name, arguments, sandboxed: see `saving.save`. team: creates the model if it is
+        new, with `business_function`, `criticality`, `description` and the team's `template`.
+        code: source files and folders that are kept beside the version, with the commit of their
+        repository. compile: may it serve as ONNX, where that is proven equal and faster? wait:
+        until it was checked and compiled; on a terminal, what is being done is shown meanwhile.
         """
         from modelfleet.client.saving import save
 
@@ -182,6 +182,7 @@ class Client:
                 source=source,
                 class_name=class_name,
                 arguments=arguments,
+                sandboxed=sandboxed,
                 tell=line.say,
                 work=Path(work),
             )

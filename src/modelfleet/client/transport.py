@@ -66,6 +66,7 @@ class Transport:
 
     def __init__(self, url: str, key: str, timeout: float = 30.0) -> None:
         self.url = url.rstrip("/")
+        self.key = key
         self._http = httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {key}"},

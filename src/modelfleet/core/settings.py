@@ -40,6 +40,9 @@ class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whom workers become when modelfleet runs as root."""
     allow_root_workers: bool = False
     """Let workers stay root where privileges can't be dropped. Model code may then read keys."""
+    sandbox_checks: bool = True
+    """While a version is checked and compiled, its model can open its own files only and no
+    connection, and start no program. Off: for models that must reach out while they load."""
     max_body_bytes: int = 16 * 1024 * 1024
     """Largest request; a larger one gets 413."""
     max_headers: Annotated[int, msgspec.Meta(ge=10, le=1000)] = 100

@@ -155,7 +155,8 @@ def _judge(result: Conversion, made_up: bool = False) -> list[GateRun]:
     runs = [GateRun("environment", Verdict.PASS, "The lock resolves and installs.", {})]
     if not result.loads:
         return [*runs, GateRun("loads", Verdict.FAIL, result.reason, {})]
-    runs.append(GateRun("loads", Verdict.PASS, "The model loads in its environment.", {}))
+    denied = {"sandbox": result.sandbox} if result.sandbox is not None else {}
+    runs.append(GateRun("loads", Verdict.PASS, "The model loads in its environment.", denied))
     if not result.answers:
         return [*runs, GateRun("example", Verdict.FAIL, result.reason, {})]
     speed = msgspec.to_builtins(result.speed) if result.speed else {}

@@ -107,7 +107,7 @@ class TrafficController:
         promoted = {one.stable_version_id for one in endpoints}
         promoted |= pipelines.pinned - {row.to_version_id for row in rollouts}
         promoted |= {row.from_version_id for row in rollouts}
-        placements = self._rooms.registry.placements()
+        placements = self._rooms.registry.placements({one.model for one in versions.values()})
         quarantined = self._rooms.quarantine.current()
         tuned = self._rooms.tuning.applied()
         found = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 
@@ -206,6 +206,16 @@ class ModelVerbs(VersionVerbs):
                 offset=offset,
             )
 
+    def models_by_name(self, actor: Principal, names: Collection[str]) -> dict[str, Model]:
+        """Those of these that are there and that `actor` may read."""
+        may = store.readable_by(actor.teams(Action.READ))
+        own = model.c.namespace_id == self.namespace_id
+        found: list[Model] = []
+        with self._database.read() as connection:
+            for some in store.chunks(sorted(names)):
+                found += store.models(connection, sa.and_(own, may, model.c.name.in_(some)))
+        return {one.name: one for one in found}
+
     def delete_model(self, actor: Principal, name: str, *, versions: bool = False) -> None:
         """Refused while it has versions, unless `versions` says that they go with it.
 
@@ -239,10 +249,10 @@ class ModelVerbs(VersionVerbs):
             details = {"versions": [version.version for version in own]}
             audit.record(connection, actor, "delete-model", resource, details)
 
-    def placements(self) -> dict[str, Placement]:
-        """Of all models, by name. For the platform's own rooms: no check of who asks."""
+    def placements(self, names: Collection[str]) -> dict[str, Placement]:
+        """Of these models, by name. For the platform's own rooms: no check of who asks."""
         with self._database.read() as connection:
-            return store.placements(connection)
+            return store.placements(connection, sorted(names))
 
     def _uses(self, connection: sa.Connection, found: Model) -> list[str]:
         return [

@@ -215,14 +215,21 @@ def replace_tags(
         )
 
 
-def placements(connection: sa.Connection) -> dict[str, Placement]:
-    """Of all models of the default namespace, by name. Critical models are pinned."""
-    columns = model.c.name, model.c.isolation, model.c.owner_team, model.c.criticality
-    query = sa.select(*columns).where(model.c.namespace_id == DEFAULT_NAMESPACE_ID)
+def placements(connection: sa.Connection, names: Sequence[str]) -> dict[str, Placement]:
+    """Of these models of the default namespace, by name. Critical models are pinned."""
     return {
         r.name: Placement(r.isolation, r.owner_team, r.criticality == "critical")
-        for r in connection.execute(query)
+        for some in chunks(names)
+        for r in connection.execute(_PLACEMENTS, {"names": list(some)})
     }
+
+
+_PLACEMENTS = sa.select(
+    model.c.name, model.c.isolation, model.c.owner_team, model.c.criticality
+).where(
+    model.c.namespace_id == DEFAULT_NAMESPACE_ID,
+    model.c.name.in_(sa.bindparam("names", expanding=True)),
+)
 
 
 def versions(

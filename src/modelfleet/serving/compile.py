@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from modelfleet.core.errors import InvalidInput, Unavailable
 from modelfleet.serving.progress import Progress, Report, nobody
 
+log = structlog.get_logger(__name__)
 _IDLE_SECONDS = 60.0
 _ANSWER_SECONDS = 300.0
 _PHASE = b'{"phase":'
@@ -54,6 +56,8 @@ class Conversion(msgspec.Struct, frozen=True):
     speed: Speed | None = None
     chosen: str = "source"
     reason: str = ""
+    sandbox: dict[str, object] | None = None
+    """what was denied to the model meanwhile (`modelfleet_worker.sandbox.Report`); None: nothing"""
 
 
 @dataclass
@@ -66,10 +70,15 @@ class Converters:
     """The warm processes, by interpreter. Calls for one environment wait for each other."""
 
     def __init__(
-        self, worker_package: Path, confined: Callable[[Sequence[str]], Sequence[str]]
+        self,
+        worker_package: Path,
+        confined: Callable[[Sequence[str]], Sequence[str]],
+        sandboxed: bool = True,
     ) -> None:
-        """`confined` turns a command line into one that runs it where it can do no harm."""
+        """`confined` turns a command line into one that runs it where it can do no harm.
+        sandboxed: and each model reaches its own files only."""
         self._worker_package = worker_package
+        self._sandboxed = sandboxed
         self._confined = confined
         self._processes: dict[str, _Process] = {}
         self._locks: dict[str, threading.Lock] = {}
@@ -86,7 +95,12 @@ class Converters:
             lock = self._locks.setdefault(environment, threading.Lock())
         with lock:
             process = self._process(environment, python)
-            request = {"bundle": str(bundle), "digest": bundle.name, "out": str(out)}
+            request = {
+                "bundle": str(bundle),
+                "digest": bundle.name,
+                "out": str(out),
+                "sandboxed": self._sandboxed,
+            }
             report(Progress("checking"))
             answer = self._ask(process, request, report)
             if answer is None:
@@ -96,9 +110,12 @@ class Converters:
                 )
             process.used = time.monotonic()
         try:
-            return msgspec.json.decode(answer, type=Conversion)
+            found = msgspec.json.decode(answer, type=Conversion)
         except msgspec.DecodeError as error:
             raise Unavailable(f"The converter answered {answer[:200]!r}.") from error
+        if self._sandboxed and found.sandbox is not None and found.sandbox.get("missing"):
+            log.warning("THE SANDBOX OF MODEL CODE IS WEAKER THAN IT SHOULD BE", **found.sandbox)
+        return found
 
     def _process(self, environment: str, python: Path) -> _Process:
         known = self._processes.get(environment)
@@ -120,7 +137,7 @@ class Converters:
         self._processes[environment] = _Process(popen, time.monotonic())
         return self._processes[environment]
 
-    def _ask(self, process: _Process, request: dict[str, str], report: Report) -> bytes | None:
+    def _ask(self, process: _Process, request: dict[str, object], report: Report) -> bytes | None:
         popen = process.popen
         assert popen.stdin is not None
         assert popen.stdout is not None

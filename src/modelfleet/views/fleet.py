@@ -78,7 +78,7 @@ def fleet_view(fleet: Fleet, principal: Principal) -> FleetView:
     endpoints = fleet.endpoints.list(principal)
     ids = {v for one in endpoints for v in _ids(one)}
     versions = fleet.registry.versions_by_id(sorted(ids))
-    models = {one.name: one for one in fleet.registry.list_models(principal, limit=100_000)}
+    models = fleet.registry.models_by_name(principal, {one.model for one in endpoints})
     totals = fleet.evidence.totals()
     recent, seconds = _recent(fleet)
     trends = _trends(fleet)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from enum import StrEnum
 
 from modelfleet.core import audit
@@ -135,13 +135,18 @@ def _resource(fleet: Fleet, caller: Principal, node: Node) -> Resource:
     return Resource("model", model, fleet.registry.get_model(caller, model).owner_team)
 
 
-def _hidden(fleet: Fleet, caller: Principal, nodes: Iterable[Node]) -> set[Node]:
+def _hidden(fleet: Fleet, caller: Principal, nodes: Collection[Node]) -> set[Node]:
     """Models, versions, endpoints and pipelines of teams that the caller may not see."""
     if caller.teams(Action.READ) is None:
         return set()
+    named = {
+        node.name.rpartition("@")[0] if node.kind == "version" else node.name
+        for node in nodes
+        if node.kind in ("model", "version")
+    }
     models = {
         name
-        for name, one in fleet.registry.placements().items()
+        for name, one in fleet.registry.placements(named).items()
         if caller.may(Action.READ, one.owner_team)
     }
     seen = {

@@ -2,7 +2,7 @@
 
 Importing the frameworks costs seconds, converting a small model tens of milliseconds: so they
 are imported once, and every conversion runs in a fork. A model that crashes, hangs or eats memory
-takes its fork with it and nothing else.
+takes its fork with it and nothing else, and in its sandbox it reaches nothing else.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from modelfleet_worker import log, runtimes
 from modelfleet_worker.compile import graphs, trial
 from modelfleet_worker.compile.trial import Parity, Side, SourceSpeed, Speed
 from modelfleet_worker.runtimes.base import LoadError
+from modelfleet_worker.sandbox import Policy, begin, import_all, imports_of, memory_of
 from modelfleet_worker.wire import bundle as bundles
 from modelfleet_worker.wire.bundle import FILES, BundleCorrupt
 from modelfleet_worker.wire.signature import Array
@@ -36,6 +37,7 @@ from modelfleet_worker.wire.spec import (
     read_example,
     read_spec,
 )
+from modelfleet_worker.wire.vocabulary import RUNTIMES
 
 ARTIFACT = "model.onnx"
 TIMEOUT_SECONDS = 300.0
@@ -43,12 +45,14 @@ _REASON = 400
 
 
 class Order(msgspec.Struct, frozen=True):
-    """One line of stdin: convert that bundle into the (new) folder `out`."""
+    """One line of stdin: convert that bundle into the (new) folder `out`, the only thing in a
+    folder that may be written. sandboxed: the model reaches nothing else."""
 
     bundle: str
     digest: str
     out: str
     timeout_s: float = TIMEOUT_SECONDS
+    sandboxed: bool = True
 
 
 class Converted(msgspec.Struct, frozen=True):
@@ -89,6 +93,14 @@ def serve() -> None:
             os.write(answers, _answer(line, lambda said: _tell(answers, said)) + b"\n")
 
 
+def _import(runtime: str) -> None:
+    """What its models may need, once for all forks."""
+    try:
+        import_all(imports_of(runtime, RUNTIMES[runtime].module))
+    except Exception as error:  # noqa: BLE001  # packages raise anything; the fork will say so
+        log.failure("an import failed", error, runtime=runtime)
+
+
 def _tell(answers: int, said: bytes) -> None:
     """A line in between, once the source has proven itself: what takes time now."""
     if said == _ANSWERED:
@@ -104,12 +116,15 @@ def _answer(line: bytes, tell: Callable[[bytes], None] = lambda said: None) -> b
         return _encode(Unconverted(str(error), loads=False))
     with contextlib.suppress(graphs.NotConvertible):  # the fork will say so
         graphs.warm(runtime)
+    _import(runtime)
     reader, writer = os.pipe()
+    told, telling = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _work(order, writer)
+        _work(order, runtime, writer, telling)
     os.close(writer)
+    os.close(telling)
     try:
         converts = runtime in graphs.NEEDS
         content = _read(reader, order.timeout_s, tell if converts else lambda said: None)
@@ -118,9 +133,10 @@ def _answer(line: bytes, tell: Callable[[bytes], None] = lambda said: None) -> b
     if content is None:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
+    report = _rest(told)
     said, brace, answer = (content or b"").partition(b"{")
     if brace:
-        return brace + answer
+        return brace + answer[:-1] + b', "sandbox": ' + (report or b"null") + b"}"
     shutil.rmtree(_partial(Path(order.out), child), ignore_errors=True)
     took = f"took longer than {order.timeout_s:g} s"
     how = took if content is None else f"crashed ({_ending(status)})"
@@ -129,12 +145,43 @@ def _answer(line: bytes, tell: Callable[[bytes], None] = lambda said: None) -> b
     return _encode(Unconverted(f"{what} {how}", loads=loads, answers=answers))
 
 
-def _work(order: Order, writer: int) -> None:
+def _work(order: Order, runtime: str, writer: int, telling: int) -> None:
     """The fork: never returns."""
     try:
+        try:
+            if order.sandboxed:
+                _enter(order, runtime, writer, telling)
+            os.close(telling)
+        except OSError as error:
+            refusal = Unconverted(f"its sandbox can't be entered: {error}", False, False, False)
+            os.write(writer, _encode(refusal))
+            return
         os.write(writer, _encode(_result(order, writer)))
     finally:
         os._exit(0)
+
+
+def _enter(order: Order, runtime: str, writer: int, telling: int) -> None:
+    """Into the sandbox; the report is told before the model is there, so it is no model's word."""
+    bundle = Path(order.bundle)
+    size = sum(path.stat().st_size for path in (bundle / FILES).rglob("*") if path.is_file())
+    box = begin(
+        Policy(
+            read=(order.bundle,),
+            write=(str(Path(order.out).parent),),
+            memory_bytes=memory_of(runtime, size),
+            cpu_seconds=int(order.timeout_s) + 1,
+            keep=(writer, telling),
+        )
+    )
+    import_all(imports_of(runtime, RUNTIMES[runtime].module))
+    os.write(telling, _encode(box.seal()))
+
+
+def _rest(reader: int) -> bytes:
+    """What a pipe holds whose writers are gone."""
+    with os.fdopen(reader, "rb") as stream:
+        return stream.read()
 
 
 def _result(order: Order, writer: int) -> Answer:

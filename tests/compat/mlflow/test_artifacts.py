@@ -11,6 +11,7 @@ import pytest
 from modelfleet.compat.mlflow import artifacts
 from modelfleet.compat.mlflow.artifacts import content_type, disposition
 from modelfleet.core.authorization import Grant, Role
+from people import ADMIN
 
 if TYPE_CHECKING:
     from conftest import Mlflow
@@ -189,3 +190,22 @@ def test_names_in_headers() -> None:
     assert disposition("日本") == (
         "attachment; filename=download; filename*=UTF-8''%E6%97%A5%E6%9C%AC"
     )
+
+
+def test_places_of_their_own_are_frozen_and_registered(mlflow: Mlflow) -> None:
+    mlflow.post("experiments/create", name="own", artifact_location="mlflow-artifacts:/my/place")
+    made = mlflow.post("logged-models", experiment_id="1", name="m")["model"]["info"]
+    model_id = made["model_id"]
+    assert made["artifact_uri"] == f"mlflow-artifacts:/my/place/models/{model_id}/artifacts"
+    mlflow.put(f"my/place/models/{model_id}/artifacts/MLmodel", b"flavors: {}\n")
+    mlflow.call("PATCH", f"logged-models/{model_id}", {"status": "LOGGED_MODEL_READY"})
+    mlflow.post("registered-models/create", name="own")
+    version = {"name": "own", "source": f"models:/{model_id}", "model_id": model_id}
+    assert mlflow.post("model-versions/create", **version)["model_version"]["status"] == "READY"
+    [found] = mlflow.fleet.registry.list_versions(ADMIN, "own")
+    assert [e.path for e in mlflow.fleet.registry.entries(found.bundle_digest)] == ["MLmodel"]
+    place = mlflow.get("model-versions/get-download-uri", name="own", version="1")
+    assert place == {"artifact_uri": made["artifact_uri"]}
+    listed = mlflow.get(FILES, path=f"versions/{found.id}")["files"]
+    assert listed == [{"path": "MLmodel", "is_dir": False, "file_size": 12}]
+    assert mlflow.file(f"versions/{found.id}/MLmodel").content == b"flavors: {}\n"

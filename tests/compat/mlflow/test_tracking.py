@@ -280,3 +280,50 @@ def test_who_may(mlflow: Mlflow) -> None:
 def test_families_that_are_not_served_say_so(mlflow: Mlflow) -> None:
     for method, path in (("POST", "traces"), ("GET", "nothing"), ("POST", "experiments/get")):
         assert mlflow.refused(method, path, {})[0] == "ENDPOINT_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[1]",
+        b"3",
+        b'{"name": "\\ud800"}',
+        b'{"name": NaN, "x": "\\ud800"}',
+        b'{"name": "a\\u0000b"}',
+        b'{"name": "\x00"}',
+        b'{"name": "\xff"}',
+        b'{"name": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"name": NaN, "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"name": 1e999}',
+        b'{"name": ' + b"9" * 10_000 + b"}",
+    ],
+    ids=range(12),
+)
+def test_bodies_that_are_no_json_object(mlflow: Mlflow, body: bytes) -> None:
+    headers = mlflow.headers | {"content-type": "application/json"}
+    found = mlflow.refused("POST", "experiments/create", content=body, headers=headers)
+    assert found[0] == INVALID
+
+
+def test_numbers_as_python_writes_them(mlflow: Mlflow) -> None:
+    run_id = mlflow.run()
+    body = {"run_id": run_id, "key": "m", "value": float("nan"), "timestamp": 1}
+    headers = mlflow.headers | {"content-type": "application/json"}
+    text = json.dumps(body)
+    assert mlflow.call("POST", "runs/log-metric", content=text, headers=headers).json() == {}
+    mlflow.post("runs/log-parameter", run_id=run_id, key="p", value="\\u0000 NaN")
+    found = mlflow.get("runs/get", run_id=run_id)["run"]["data"]
+    assert (found["metrics"][0]["value"], found["params"][0]["value"]) == ("NaN", "\\u0000 NaN")
+
+
+def test_nul_and_other_contents_are_refused(mlflow: Mlflow) -> None:
+    for path in (
+        "runs/get?run_id=a%00b",
+        "logged-models/m-%00",
+        "experiments/get?experiment_id=%00",
+    ):
+        assert mlflow.refused("GET", path)[0] == INVALID
+    headers = mlflow.headers | {"content-type": "text/plain"}
+    told = mlflow.refused("POST", "experiments/create", content=b'{"name": "x"}', headers=headers)
+    assert told == (INVALID, "Bad Request. Content-Type must be one of ['application/json'].")

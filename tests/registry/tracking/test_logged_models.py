@@ -3,13 +3,15 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from modelfleet.core.errors import InvalidInput, NotFound, WrongState
+from modelfleet.core.authorization import Role
+from modelfleet.core.errors import InvalidInput, NotAllowed, NotFound, WrongState
 from modelfleet.registry import tables
 from modelfleet.registry.tracking.model_search import OnDataset, Order
 from modelfleet.registry.tracking.service import TrackingService
 from modelfleet.registry.tracking.types import FileInfo, Point
 from modelfleet.wiring import Fleet
-from people import ADMIN
+from people import ADMIN, principal
+from registrar import Registrar
 
 
 def put(fleet: Fleet, tracking: TrackingService, path: str, content: bytes = b"x") -> str:
@@ -227,3 +229,31 @@ def test_files(fleet: Fleet, tracking: TrackingService, elsewhere: TrackingServi
     tracking.delete_artifacts(ADMIN, f"{root}/a")
     tracking.delete_artifacts(ADMIN, f"{root}/nothing")
     assert [one.path for one in tracking.list_artifacts(ADMIN, root)] == ["a0", "b.txt"]
+
+
+def test_bundles_of_versions_can_be_read(
+    fleet: Fleet, tracking: TrackingService, elsewhere: TrackingService, registrar: Registrar
+) -> None:
+    registrar.model()
+    version = registrar.version(content=b"model")
+    root = f"versions/{version.id}"
+    assert [one.path for one in tracking.list_artifacts(ADMIN, root)] == [
+        "bundle.json",
+        "model.joblib",
+    ]
+    sha256, size = tracking.get_artifact(ADMIN, f"{root}/model.joblib")
+    assert (fleet.blobs.path(sha256).read_bytes(), size) == (b"model", 5)
+    assert elsewhere.list_artifacts(ADMIN, root) == []
+    for act in (
+        lambda: tracking.get_artifact(ADMIN, f"{root}/other"),
+        lambda: elsewhere.get_artifact(ADMIN, f"{root}/model.joblib"),
+    ):
+        with pytest.raises(NotFound):
+            act()
+    stranger = principal(Role.DATA_SCIENTIST, "risk")
+    with pytest.raises(NotAllowed):
+        tracking.get_artifact(stranger, f"{root}/model.joblib")
+    with pytest.raises(WrongState):
+        put(fleet, tracking, f"{root}/model.joblib")
+    with pytest.raises(WrongState):
+        tracking.delete_artifacts(ADMIN, "versions")

@@ -139,5 +139,7 @@ def test_views_pages_and_experiments(filled: TrackingService) -> None:
     assert ([run.name for run in page.items], page.more) == (["a"], False)
     assert filled.search_runs(ADMIN, ["7"]).items == []
     assert filled.search_runs(ADMIN, []).items == ()
+    many = filled.search_runs(ADMIN, range(300_000), view="all")
+    assert len(many.items) == 3
     with pytest.raises(InvalidInput, match="Invalid experiment ID 'x'"):
         filled.search_runs(ADMIN, ["x"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -24,9 +24,7 @@ from modelfleet.telemetry.layouts import Versions
 from modelfleet.wiring import Fleet
 from modelfleet_worker.wire.control import ControlBlock, State
 from people import ADMIN, NOBODY, principal
-
-if TYPE_CHECKING:
-    from conftest import Registrar
+from registrar import Registrar
 
 Document = dict[str, Any]
 

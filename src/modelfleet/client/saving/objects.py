@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
+    from modelfleet_worker.sandbox import Report
     from modelfleet_worker.wire.signature import Array
     from modelfleet_worker.wire.spec import BundleSpec
 
@@ -22,11 +23,16 @@ _FRAMEWORKS = {"sklearn": "scikit-learn", "lightgbm": "lightgbm", "xgboost": "xg
 
 @dataclass(frozen=True)
 class Saved:
-    """The files of a bundle (path to content) and what its environment must hold."""
+    """The files of a bundle (path to content) and what its environment must hold.
+
+    sandbox: what was denied to the model while it was asked (`modelfleet_worker.sandbox.Report`);
+    None if it ran in this process, or without.
+    """
 
     files: Mapping[str, bytes]
     requirements: tuple[str, ...]
     python: str = field(default_factory=lambda: own_python())
+    sandbox: Report | None = None
 
 
 def knows(model: object) -> bool:

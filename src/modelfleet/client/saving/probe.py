@@ -6,12 +6,13 @@ environment that uv makes (and keeps in its cache).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ import msgspec
 from modelfleet.client.errors import ClientError
 from modelfleet.client.saving.drafts import Draft, is_here
 from modelfleet.client.saving.objects import Saved, own_python
+from modelfleet.client.saving.sandboxed import Box
 
 if TYPE_CHECKING:
     from modelfleet_worker.wire.signature import Array
@@ -43,9 +45,11 @@ def complete(
     reference: Mapping[str, Array] | None,
     *,
     given: bool,
+    sandboxed: bool = True,
     tell: Callable[[str], None],
 ) -> Saved:
     """The bundle. given: the caller named the requirements, so this interpreter won't do.
+    sandboxed: what the model can reach while it is asked is limited (modelfleet_worker.sandbox).
 
     Raises `ClientError` with the model's own complaint.
     """
@@ -54,12 +58,12 @@ def complete(
     write_draft(draft, rows, reference)
     framework = RUNTIMES[draft.runtime]
     here = not given and draft.runtime != "mlflow" and draft.python == own_python()
+    box = Box(draft, sandboxed)
     if here and is_here(framework.module) and (draft.runtime != "keras" or _backend_is_here()):
-        command = [sys.executable, "-m", "modelfleet_worker.describe", str(draft.folder)]
-        answer = _run(command, draft.folder)
+        answer = _run([sys.executable, *box.arguments()], draft.folder, box)
     else:
         tell(f"making an environment for {framework.title} to read the model")
-        answer = _in_its_environment(draft)
+        answer = _in_its_environment(draft, box)
     if answer.error:
         raise ClientError(f"The model can't be registered: {answer.error}")
     files = {
@@ -67,7 +71,8 @@ def complete(
         for path in sorted((draft.folder / "files").rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    return Saved(files, final_requirements(draft, answer), draft.python)
+    requirements = final_requirements(draft, answer)
+    return Saved(files | box.made(), requirements, draft.python, box.report)
 
 
 def write_draft(
@@ -95,12 +100,13 @@ def _plain(array: Array) -> Array:
     return array.astype(str) if array.dtype.kind == "O" else array
 
 
-def _in_its_environment(draft: Draft) -> Described:
+def _in_its_environment(draft: Draft, box: Box) -> Described:
     """Without what may be superfluous, if it turns out to be."""
     lean = [one for one in draft.requirements if one not in draft.droppable]
-    answer = _run(_uv_run(draft, lean), draft.folder)
+    answer = _run([*_uv_run(draft, lean), *box.arguments()], draft.folder, box)
     if answer.error and draft.droppable:
-        return _run(_uv_run(draft, draft.requirements), draft.folder)
+        again = _uv_run(draft, draft.requirements)
+        return _run([*again, *box.arguments()], draft.folder, box)
     draft.requirements = tuple(lean)
     return answer
 
@@ -126,11 +132,11 @@ def _uv_run(draft: Draft, requirements: Sequence[str]) -> list[str]:
     return [
         *(uv, "run", "--no-project", "--isolated", "--python", python),
         *("--with-requirements", str(file), "--"),
-        *("python", "-m", "modelfleet_worker.describe", str(draft.folder)),
+        "python",
     ]
 
 
-def _run(command: list[str], folder: Path) -> Described:
+def _run(command: list[str], folder: Path, box: Box) -> Described:
     import modelfleet_worker
 
     package = str(Path(modelfleet_worker.__file__).parent.parent)
@@ -140,23 +146,38 @@ def _run(command: list[str], folder: Path) -> Described:
         (worker / "modelfleet_worker").symlink_to(Path(package) / "modelfleet_worker")
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
     env |= {"PYTHONPATH": str(worker), "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_SECONDS,
-            env=env,
-            cwd=tempfile.gettempdir(),
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ClientError(f"Reading the model took over {_TIMEOUT_SECONDS} s.") from error
-    line = done.stdout.strip().rpartition("\n")[2]
+    code, output, errors = _output(command, folder, env)
+    line = box.read(output).strip().rpartition("\n")[2]
     if line.startswith("{"):
         return msgspec.json.decode(line, type=Described)
-    lines = [one.strip() for one in done.stderr.splitlines() if one.strip()]
+    lines = [one.strip() for one in errors.splitlines() if one.strip()]
     said = " ".join(lines[-8:])[-800:]
-    raise ClientError(f"The model can't be read (exit code {done.returncode}): {said}")
+    raise ClientError(f"The model can't be read (exit code {code}): {said}")
+
+
+def _output(command: list[str], folder: Path, env: Mapping[str, str]) -> tuple[int, str, str]:
+    """Exit code, output and errors. Whatever ends the waiting ends all that was started."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=env,
+        cwd=folder,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=_TIMEOUT_SECONDS)
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise ClientError(f"Reading the model took over {_TIMEOUT_SECONDS} s.") from error
+        raise
+    return process.returncode, output, errors
 
 
 def final_requirements(draft: Draft, answer: Described) -> tuple[str, ...]:

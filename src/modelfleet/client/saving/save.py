@@ -24,6 +24,7 @@ def save(
     source: Path | str | None = None,
     class_name: str | None = None,
     arguments: Mapping[str, object] | None = None,
+    sandboxed: bool = True,
     tell: Callable[[str], None] = lambda said: None,
     work: Path,
 ) -> Saved:
@@ -36,7 +37,8 @@ def save(
     here. refuse_missing: requests with missing values (NaN) are refused; by default they are if
     the model itself raises for them. kind: of a path, where it can't be told. source, class_name,
     arguments: the Python file with the module class of a PyTorch state dict (or the custom layers
-    of a Keras model), and what its constructor gets. tell: hears what takes long.
+    of a Keras model), and what its constructor gets. sandboxed: a path's model can open nothing but
+    its own files, and no connection, while it is asked. tell: hears what takes long.
 
     Raises `TypeError` for an object that nobody here knows, `ClientError` if the model can't be
     read or does not answer its example.
@@ -66,6 +68,7 @@ def save(
         rows,
         None if reference is None else tensors(reference),
         given=requirements is not None or python is not None,
+        sandboxed=sandboxed,
         tell=tell,
     )
 

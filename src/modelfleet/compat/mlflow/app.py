@@ -23,7 +23,7 @@ from modelfleet.compat.mlflow import (
     versions,
     webhooks,
 )
-from modelfleet.compat.mlflow.errors import MlflowError, missing, shape, translate
+from modelfleet.compat.mlflow.errors import MlflowError, invalid, missing, shape, translate
 from modelfleet.compat.mlflow.routing import Call, credentials, find, parameters
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.errors import FleetError, NotFound
@@ -78,6 +78,8 @@ def wrap(app: ASGIApp, fleet: Fleet) -> ASGIApp:
 
     async def _answer(request: Request, namespace: str, place: str, correlation: str) -> Response:
         try:
+            if "\0" in place:
+                raise invalid("Invalid path")
             found, names = find(request.method, place)
             given = {} if found.streams else await parameters(request)
             caller = SYSTEM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from modelfleet.wiring import Fleet
 API = ("/api/2.0/mlflow/", "/ajax-api/2.0/mlflow/")
 MAX_BODY = 64 * 2**20
 """bytes of a JSON body"""
+_NUL = re.compile(rb"\x00|(?<!\\)(?:\\\\)*\\u0000")
 _T = TypeVar("_T")
 
 
@@ -198,6 +200,8 @@ async def parameters(request: Request) -> dict[str, Any]:
     if request.method == "GET":
         found: dict[str, Any] = {}
         for name, value in request.query_params.multi_items():
+            if "\0" in value and name != "path":  # of which others say what is wrong
+                raise wrong_type(name, value)
             here = found.get(name)
             if here is None:
                 found[name] = value
@@ -205,19 +209,33 @@ async def parameters(request: Request) -> dict[str, Any]:
                 found[name] = [*(here if isinstance(here, list) else [here]), value]
         return found
     kind = request.headers.get("content-type", "").split(";")[0].strip()
-    body = b""
+    gathered = bytearray()
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
+        gathered += chunk
+        if len(gathered) > MAX_BODY:
             raise invalid(f"The body is larger than {MAX_BODY} bytes.")
-    if not body:
+    if not gathered:
         return {}
     if kind not in ("application/json", ""):
         raise invalid("Bad Request. Content-Type must be one of ['application/json'].")
-    try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"The body is not valid JSON: {error}") from error
+    decoded = _decode(bytes(gathered))
     if not isinstance(decoded, dict):
         raise invalid("The body must be a JSON object.")
     return decoded
+
+
+def _decode(body: bytes) -> Any:
+    """Also with the numbers that JSON doesn't have and Python writes (NaN, Infinity)."""
+    if _NUL.search(body):
+        raise invalid("The body holds a NUL character.")
+    try:
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            if b"NaN" not in body and b"Infinity" not in body:
+                raise
+            decoded = json.loads(body)
+            msgspec.json.encode(decoded)  # refuses half characters
+            return decoded
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"The body is not valid JSON: {error}") from error

@@ -114,7 +114,7 @@ def search(call: Call) -> Json:
         offset=offset,
     )
     token = pages.following(call, offset + limit) if found.more else None
-    return wire.page("runs", [wire.run(one) for one in found.items], token)
+    return wire.page("runs", [wire.run(one, searched=True) for one in found.items], token)
 
 
 @route("POST", "runs/set-tag")

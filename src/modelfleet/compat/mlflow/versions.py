@@ -243,6 +243,8 @@ def _storage(call: Call, uri: str) -> str:
     rest = uri.removeprefix("models:/").strip("/")
     if rest.startswith("m-"):
         folder, _ = call.registry.logged_model_folder(call.caller, rest)
+        if folder is None:
+            return call.tracking.get_logged_model(call.caller, rest).artifact_uri
         return f"mlflow-artifacts:/{folder}"
     name, _, reference = rest.partition("/")
     with not_found(name, reference):

@@ -153,9 +153,11 @@ def run_info(found: Run) -> Json:
     return {key: value for key, value in info.items() if value is not None}
 
 
-def run(found: Run) -> Json:
-    """With its inputs and outputs."""
+def run(found: Run, *, searched: bool = False) -> Json:
+    """With its inputs and outputs. Searches don't tell which models it read."""
     read = [{"model_id": one.model_id} for one in found.models if one.direction == "input"]
+    if searched:
+        read = []
     return {
         **new_run(found),
         "inputs": filled(

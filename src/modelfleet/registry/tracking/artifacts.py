@@ -1,4 +1,7 @@
-"""Verbs on the files of runs and logged models. Their contents are blobs."""
+"""Verbs on the files of runs and logged models. Their contents are blobs.
+
+The bundles of registered versions can be read beside them, below `versions/<id of the version>`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from pathlib import PurePosixPath
 
 import sqlalchemy as sa
 
-from modelfleet.core.authorization import Principal
+from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import InvalidInput, NotFound, WrongState
-from modelfleet.registry.tables import model_version
+from modelfleet.registry import store as registry_store
+from modelfleet.registry.bundles import Entry
+from modelfleet.registry.tables import model, model_version
 from modelfleet.registry.tracking import paths
 from modelfleet.registry.tracking.base import Verbs
 from modelfleet.registry.tracking.dialect import below, upsert
@@ -48,6 +53,9 @@ class ArtifactVerbs(Verbs):
         plain = paths.clean(path)
         self._may_read(actor)
         with self._database.read() as connection:
+            version = paths.version_of(plain)
+            if version is not None:
+                return _in_bundle(self._bundle(connection, actor, version[0]), version[1])
             row = connection.execute(sa.select(artifact).where(self._at([plain]))).first()
             if row is not None:
                 return row.sha256, row.size
@@ -64,14 +72,23 @@ class ArtifactVerbs(Verbs):
         start = len(plain) + 1 if plain else 0
         files: dict[str, FileInfo] = {}
         with self._database.read() as connection:
-            for row in connection.execute(self._in(connection, plain)):
-                name, slash, _ = row.path[start:].partition("/")
-                files[name] = FileInfo(name, bool(slash), 0 if slash else row.size)
+            version = paths.version_of(plain)
+            if version is None:
+                found = [(r.path, r.size) for r in connection.execute(self._in(connection, plain))]
+            else:
+                start = len(version[1]) + 1 if version[1] else 0
+                inside = f"{version[1]}/" if version[1] else ""
+                entries = self._bundle(connection, actor, version[0])
+                found = [(e.path, e.size) for e in entries if e.path.startswith(inside)]
+        for full, size in found:
+            name, slash, _ = full[start:].partition("/")
+            files[name] = FileInfo(name, bool(slash), 0 if slash else size)
         return [files[name] for name in sorted(files)]
 
     def delete_artifacts(self, actor: Principal, path: str) -> None:
         """A file, or a folder with all that is in it. Nothing frozen."""
         plain = paths.clean_file(path)
+        _refuse_versions(plain)
         self._may_write(actor)
         with self._database.begin() as connection:
             inside = connection.execute(self._in(connection, plain)).all()
@@ -105,6 +122,20 @@ class ArtifactVerbs(Verbs):
             row = self._model(connection, model_id)
         return _held(paths.join(row.artifact_location, "models", row.id, "artifacts"))
 
+    def _bundle(
+        self, connection: sa.Connection, actor: Principal, version_id: str
+    ) -> tuple[Entry, ...]:
+        """The files of a registered version; none if its bytes are elsewhere."""
+        row = connection.execute(
+            sa.select(model_version.c.bundle_digest, model.c.name, model.c.owner_team)
+            .join(model, model.c.id == model_version.c.model_id)
+            .where(model_version.c.id == version_id, model.c.namespace_id == self.namespace_id)
+        ).first()
+        if row is None:
+            return ()
+        authorize(actor, Action.READ, Resource("model", self._qualified(row.name), row.owner_team))
+        return registry_store.entries(connection, row.bundle_digest) if row.bundle_digest else ()
+
     def _at(self, places: Sequence[str]) -> sa.ColumnElement[bool]:
         return sa.and_(
             artifact.c.namespace_id == self.namespace_id, artifact.c.path.in_(list(places))
@@ -117,6 +148,7 @@ class ArtifactVerbs(Verbs):
         )
 
     def _refuse_unwritable(self, connection: sa.Connection, path: str) -> None:
+        _refuse_versions(path)
         owner = paths.model_of(path)
         if owner is not None:
             self._refuse_frozen(connection, *owner)
@@ -165,3 +197,17 @@ def _held(uri: str) -> tuple[str, str]:
     if path is None:
         raise InvalidInput(f"This server does not hold the artifacts at {uri[:300]}.")
     return uri, path
+
+
+def _refuse_versions(path: str) -> None:
+    if path == "versions" or path.startswith("versions/"):
+        raise WrongState("The files of registered versions don't change.")
+
+
+def _in_bundle(entries: Sequence[Entry], path: str) -> tuple[str, int]:
+    for entry in entries:
+        if entry.path == path:
+            return entry.sha256, entry.size
+    if any(entry.path.startswith(f"{path}/") for entry in entries):
+        raise InvalidInput(f"Artifact path refers to a directory, not a file: '{path[:300]}'")
+    raise NotFound(f"No such artifact: '{path[:300]}'")

@@ -38,10 +38,8 @@ class Verbs:
         self.namespace = namespace
         self.namespace_id = namespace_id
 
-    def _may_write(self, actor: Principal, kind: str = "experiment", name: str = "*") -> Resource:
-        resource = Resource(kind, self._qualified(name))
-        authorize_somewhere(actor, Action.REGISTER, resource)
-        return resource
+    def _may_write(self, actor: Principal) -> None:
+        authorize_somewhere(actor, Action.REGISTER, Resource("experiment", self._qualified("*")))
 
     def _may_read(self, actor: Principal) -> None:
         authorize_somewhere(actor, Action.READ, Resource("experiment", self._qualified("*")))

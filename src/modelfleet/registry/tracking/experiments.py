@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -122,8 +122,8 @@ class ExperimentVerbs(Verbs):
                     raise InvalidInput(f"Invalid comparator for experiment_id: {one.operator}")
                 given = value if isinstance(value, tuple) else (str(value),)
                 numbers = [parse_number(each) for each in given]
-                among = experiment.c.number.in_(numbers)
-                conditions.append(~among if one.operator in ("!=", "NOT IN") else among)
+                them = among(numbers)
+                conditions.append(~them if one.operator in ("!=", "NOT IN") else them)
                 continue
             if one.key in _GRAMMAR.numbers and isinstance(value, float):
                 raise InvalidInput(f"Invalid value for numeric attribute '{one.key}': '{value}'")
@@ -228,6 +228,14 @@ class ExperimentVerbs(Verbs):
             .where(experiment.c.id == found.id)
             .values(updated_at=now_us(), **values)
         )
+
+
+def among(numbers: Iterable[int]) -> sa.ColumnElement[bool]:
+    """Experiments with these numbers. Clients may name more than a statement has parameters."""
+    given: sa.BindParameter[int] = sa.bindparam(
+        None, sorted(set(numbers)), sa.Integer, expanding=True, literal_execute=True
+    )
+    return experiment.c.number.in_(given)
 
 
 def in_view(table: sa.Table, view: View) -> sa.ColumnElement[bool]:

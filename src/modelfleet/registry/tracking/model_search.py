@@ -11,6 +11,7 @@ from modelfleet.core.authorization import Principal
 from modelfleet.core.errors import InvalidInput
 from modelfleet.registry.filters import Comparison, Grammar, compare, owners, parse
 from modelfleet.registry.tracking.base import Verbs, parse_number
+from modelfleet.registry.tracking.experiments import among
 from modelfleet.registry.tracking.logged_models import logged_models
 from modelfleet.registry.tracking.tables import (
     experiment,
@@ -94,7 +95,7 @@ class ModelSearchVerbs(Verbs):
         numbers = [parse_number(one) for one in experiments]
         conditions = [
             experiment.c.namespace_id == self.namespace_id,
-            experiment.c.number.in_(numbers),
+            among(numbers),
             _C.deleted_at.is_(None),
         ]
         on_them = sa.or_(*(one.condition() for one in datasets)) if datasets else None

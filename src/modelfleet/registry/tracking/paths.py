@@ -13,6 +13,7 @@ LONGEST = 1000
 _DRIVE = re.compile(r"[A-Za-z]:(?:[/\\]|$)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _OURS = re.compile(r"mlflow-artifacts:(?://[^/]*)?/?(.*)", re.DOTALL)
+_VERSION = re.compile(r"versions/([0-9a-f]{32})(?:/(.*))?", re.DOTALL)
 _MODEL = re.compile(r"(?:.*/)?models/(m-[0-9a-f]{32})/artifacts(?=/|$)")
 
 
@@ -61,3 +62,9 @@ def model_of(path: str) -> tuple[str, str] | None:
     """Id and root of the logged model that a path could belong to."""
     match = _MODEL.match(path)
     return None if match is None else (match[1], match[0])
+
+
+def version_of(path: str) -> tuple[str, str] | None:
+    """Id of the registered version that a path leads into, and the path in its bundle."""
+    match = _VERSION.fullmatch(path)
+    return None if match is None else (match[1], match[2] or "")

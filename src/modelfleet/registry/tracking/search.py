@@ -11,7 +11,7 @@ from modelfleet.core.errors import InvalidInput
 from modelfleet.registry.filters import Comparison, Grammar, compare, parse, parse_order
 from modelfleet.registry.tracking import store
 from modelfleet.registry.tracking.base import Verbs, parse_number
-from modelfleet.registry.tracking.experiments import in_view
+from modelfleet.registry.tracking.experiments import among, in_view
 from modelfleet.registry.tracking.tables import (
     dataset,
     experiment,
@@ -70,7 +70,7 @@ class RunSearchVerbs(Verbs):
         numbers = [parse_number(one) for one in experiments]
         conditions = [
             experiment.c.namespace_id == self.namespace_id,
-            experiment.c.number.in_(numbers),
+            among(numbers),
             in_view(run, view),
             *(_condition(one) for one in parse(filter_text, _GRAMMAR)),
         ]

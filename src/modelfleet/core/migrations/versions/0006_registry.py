@@ -46,6 +46,10 @@ def upgrade() -> None:
     _change_versions()
 
 
+def _document(content: object) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
 def _owner(name: str, target: str, table: str, primary: bool = True) -> sa.Column[str]:
     key = sa.ForeignKey(target, name=f"fk_{table}_{name}")
     size = 34 if target == "logged_model.id" else 32
@@ -60,6 +64,13 @@ def _add_stages() -> None:
                 "VALUES (:ns, :name, :position, :protected)"
             ).bindparams(ns=DEFAULT, name=name, position=position, protected=protected)
         )
+
+
+def _resize(batch: BatchOperations, name: str, before: int, after: int) -> None:
+    """PostgreSQL would forget that the column sorts by its bytes."""
+    postgres = op.get_bind().dialect.name == "postgresql"
+    kind = sa.String(after, collation="C" if postgres else None)
+    batch.alter_column(name, existing_type=sa.String(before), type_=kind)
 
 
 def _pairs(table: str, owner: str, target: str) -> None:
@@ -136,6 +147,7 @@ def _create_tracking() -> None:
         _owner("run_id", "run.id", "run_input"),
         _owner("dataset_id", "dataset.id", "run_input"),
         sa.Column("tags", sa.Text, nullable=False),
+        sa.Column("context", sa.String(500), nullable=False, server_default=""),
     )
     op.create_table(
         "run_model",
@@ -176,7 +188,10 @@ def _create_tracking() -> None:
         sa.Column("key", sa.String(250), primary_key=True),
         sa.Column("dataset_name", sa.String(500), primary_key=True),
         sa.Column("dataset_digest", sa.String(64), primary_key=True),
-        *_measured(),
+        sa.Column("timestamp_ms", sa.BigInteger, primary_key=True),
+        sa.Column("step", sa.BigInteger, primary_key=True),
+        sa.Column("value", sa.Double, nullable=False),
+        sa.Column("is_nan", sa.Boolean, nullable=False),
     )
     op.create_table(
         "artifact",
@@ -242,7 +257,7 @@ def _move_runs(now: int) -> None:
                 )
     with op.batch_alter_table("run") as batch:
         batch.alter_column("experiment_id", existing_type=sa.String(32), nullable=False)
-        batch.alter_column("name", existing_type=sa.String(200), type_=sa.String(250))
+        _resize(batch, "name", 200, 250)
         batch.alter_column("user", existing_type=sa.String(250), server_default=None)
         batch.alter_column("status", existing_type=sa.String(20), server_default=None)
         batch.create_foreign_key("fk_run_experiment_id", "experiment", ["experiment_id"], ["id"])
@@ -264,7 +279,7 @@ def _change_models(now: int) -> None:
     with op.batch_alter_table("model") as batch:
         batch.alter_column("namespace_id", existing_type=sa.String(32), nullable=False)
         batch.alter_column("updated_at", existing_type=sa.BigInteger(), nullable=False)
-        batch.alter_column("name", existing_type=sa.String(200), type_=sa.String(250))
+        _resize(batch, "name", 200, 250)
         batch.drop_constraint("uq_model_name", type_="unique")
         batch.create_unique_constraint("uq_model_namespace_id_name", ["namespace_id", "name"])
         batch.create_foreign_key("fk_model_namespace_id", "namespace", ["namespace_id"], ["id"])
@@ -326,7 +341,7 @@ def _change_versions() -> None:
     _pairs("version_tag", "version_id", "model_version.id")
     _search_index("version_tag", "version_id")
     with op.batch_alter_table("alias") as batch:
-        batch.alter_column("name", existing_type=sa.String(100), type_=sa.String(250))
+        _resize(batch, "name", 100, 250)
         batch.add_column(
             sa.Column("protected", sa.Boolean, nullable=False, server_default=sa.false())
         )
@@ -360,7 +375,7 @@ def _restore_versions(connection: sa.Connection) -> None:
     op.drop_index("ix_alias_version_id", "alias")
     with op.batch_alter_table("alias") as batch:
         batch.drop_column("protected")
-        batch.alter_column("name", existing_type=sa.String(250), type_=sa.String(100))
+        _resize(batch, "name", 250, 100)
     op.execute(
         sa.text("UPDATE model_version SET run_id = NULL WHERE run_id NOT IN (SELECT id FROM run)")
     )
@@ -388,13 +403,13 @@ def _restore_models(connection: sa.Connection) -> None:
         batch.drop_constraint("uq_model_namespace_id_name", type_="unique")
         batch.drop_constraint("fk_model_namespace_id", type_="foreignkey")
         batch.create_unique_constraint("uq_model_name", ["name"])
-        batch.alter_column("name", existing_type=sa.String(250), type_=sa.String(200))
+        _resize(batch, "name", 250, 200)
         batch.drop_column("namespace_id")
         batch.drop_column("updated_at")
     for model_id, own in tags.items():
         connection.execute(
             sa.text("UPDATE model SET tags = :tags WHERE id = :id"),
-            {"tags": json.dumps(own, sort_keys=True, separators=(",", ":")), "id": model_id},
+            {"tags": _document(own), "id": model_id},
         )
     with op.batch_alter_table("model") as batch:
         batch.alter_column("tags", existing_type=sa.Text(), server_default=None)
@@ -424,14 +439,14 @@ def _restore_runs(connection: sa.Connection) -> None:
             batch.add_column(sa.Column(name, sa.Text, nullable=False, server_default="{}"))
         for name in ("experiment_id", "user", "status", "started_at", "ended_at", "deleted_at"):
             batch.drop_column(name)
-        batch.alter_column("name", existing_type=sa.String(250), type_=sa.String(200))
+        _resize(batch, "name", 250, 200)
     for row in runs:
         parameters, metrics = documents.get(row.id, ({}, {}))
         connection.execute(
             sa.text("UPDATE run SET experiment = :e, parameters = :p, metrics = :m WHERE id = :id"),
             {
                 "e": "default" if row.name == "Default" else row.name, "id": row.id,
-                "p": json.dumps(parameters), "m": json.dumps(metrics),
+                "p": _document(parameters), "m": _document(metrics),
             },
         )  # fmt: skip
     with op.batch_alter_table("run") as batch:

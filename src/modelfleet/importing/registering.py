@@ -1,0 +1,217 @@
+"""From a model that was fetched to a version of ours. The one place that knows our register API."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelfleet.client import Client
+from modelfleet.client.errors import ApiError, ClientError
+from modelfleet.client.saving import Saved, save
+from modelfleet.client.types import Version
+from modelfleet.core.scan import Findings
+from modelfleet.importing import pickled
+from modelfleet.importing.types import ATTENTION, IMPORTED, Attention, Found, Item, Outcome
+
+PROVENANCE = "import.json"
+_ESTIMATORS = ("sklearn", "lightgbm", "xgboost", "catboost", "imblearn")
+
+
+class Registrar:
+    """team: owns models that are new. unlisted: pickles that no list knows run in the sandbox.
+    strict: refuse to run models where the sandbox is not complete."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        team: str,
+        unlisted: bool,
+        strict: bool,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._team = team
+        self._unlisted = unlisted
+        self._strict = strict
+        self._tell = tell
+        self._known: dict[str, dict[str, Version]] = {}
+
+    def check(self, found: Found) -> list[Findings]:
+        """Look through it; nothing is run or registered. Raises `Attention` or `Refused`."""
+        return pickled.check(found.path, unlisted=self._unlisted)
+
+    def register(
+        self, source: str, item: Item, found: Found, facts: Mapping[str, object], work: Path
+    ) -> Outcome:
+        """Describe it in the sandbox, then register it. Raises `Attention` or `Refused`."""
+        said = self.check(found)
+        saved = self._described(item, found, said, work)
+        files = dict(saved.files)
+        made_up = _made_up(files["bundle.json"])
+        example = "made up" if made_up or found.made_up else "recorded"
+        files[PROVENANCE] = _provenance(source, item, found, said, saved, example)
+        digest = _digest(files)
+        version = self._known_versions(item.model).get(digest)
+        if version is None:
+            self._ensure_model(item, found, facts)
+            version = self._send(item, found, files, saved)
+            self._known_versions(item.model)[digest] = version
+        self._set_aliases(item.model, version, found)
+        lacks = saved.sandbox.missing if saved.sandbox is not None else ("it ran without",)
+        return Outcome(
+            item.key,
+            item.what,
+            item.model,
+            version.version,
+            IMPORTED,
+            example=example,
+            sandbox="; ".join(lacks),
+            notes=list(found.notes),
+            digest=digest,
+        )
+
+    def _described(self, item: Item, found: Found, said: list[Findings], work: Path) -> Saved:
+        requirements = found.requirements
+        if requirements is None and said and found.kind in (None, "sklearn", "python"):
+            requirements = list(said[0].requirements) or None
+        kind = found.kind
+        if kind is None and said and found.path.is_file():
+            kind = "sklearn" if said[0].root.split(".")[0] in _ESTIMATORS else "python"
+        folder = work / "save"
+        folder.mkdir()
+        try:
+            saved = save(
+                found.path,
+                found.example,
+                requirements=requirements,
+                python=found.python,
+                kind=kind,
+                source=found.code,
+                class_name=found.class_name,
+                tell=self._tell,
+                work=folder,
+            )
+        except (ClientError, TypeError) as error:
+            raise Attention(str(error)) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if self._strict and (saved.sandbox is None or not saved.sandbox.complete):
+            raise Attention("The sandbox is not complete on this kernel (see --require-sandbox).")
+        return saved
+
+    def _ensure_model(self, item: Item, found: Found, facts: Mapping[str, object]) -> None:
+        with contextlib.suppress(ApiError):
+            self._client.model(item.model)
+            return
+        tags = facts.get("tags")
+        self._client.create_model(
+            item.model,
+            team=str(facts.get("team") or self._team),
+            description=str(facts.get("description") or ""),
+            tags={
+                **{str(k): str(v) for k, v in (tags if isinstance(tags, Mapping) else {}).items()},
+                **found.tags,
+            },
+        )
+
+    def _send(self, item: Item, found: Found, files: Mapping[str, bytes], saved: Saved) -> Version:
+        try:
+            return self._client.register_files(
+                item.model,
+                files,
+                requirements=saved.requirements,
+                python=saved.python,
+                version=item.version,
+                metrics={k: v for k, v in found.metrics.items() if v - v == 0},
+                parameters=found.parameters,
+                experiment=found.experiment,
+            )
+        except ApiError as error:
+            if error.status in (400, 409, 413, 422):
+                raise Attention(str(error)) from error
+            raise
+
+    def _set_aliases(self, model: str, version: Version, found: Found) -> None:
+        for alias in found.aliases:
+            try:
+                self._client.api.put(
+                    f"/v1/models/{model}/aliases/{alias}", {"version": version.version}
+                )
+            except ApiError as error:
+                found.notes.append(f"the alias {alias} could not be set: {error.detail}")
+
+    def _known_versions(self, model: str) -> dict[str, Version]:
+        """Versions that are registered already, by the digest of their bundle."""
+        if model not in self._known:
+            try:
+                listed = self._client.versions(model)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                listed = []
+            self._known[model] = {one.bundle_digest: one for one in listed}
+        return self._known[model]
+
+    def wait(self, outcome: Outcome) -> Outcome:
+        """Until the server has checked the version; `attention` if it can't serve it."""
+        if outcome.version is None:
+            return outcome
+        try:
+            self._client.wait_until_ready(outcome.model, outcome.version)
+        except ApiError:
+            raise
+        except ClientError as error:
+            return msgspec.structs.replace(outcome, state=ATTENTION, reason=str(error))
+        return outcome
+
+
+def _made_up(bundle: bytes) -> bool:
+    """The example rows were drawn at random when the model was described."""
+    said = msgspec.json.decode(bundle, type=dict[str, Any])
+    return bool((said.get("options") or {}).get("example") == "made up")
+
+
+def _provenance(
+    source: str,
+    item: Item,
+    found: Found,
+    said: list[Findings],
+    saved: Saved,
+    example: str,
+) -> bytes:
+    """Where the version comes from; the same bytes for the same model, so that digests agree."""
+    box = saved.sandbox
+    content = {
+        "source": source,
+        "key": item.key,
+        "origin": found.origin,
+        "example": example,
+        "example_from": found.example_from or "drawn from the signature",
+        "pickles": [
+            {"verdict": str(one.verdict), "root": one.root, "unlisted": list(one.unknown)}
+            for one in said
+        ],
+        "sandbox": None
+        if box is None
+        else {"landlock_abi": box.landlock_abi, "seccomp": box.seccomp, "missing": box.missing},
+        "notes": found.notes,
+    }
+    return msgspec.json.encode(content, order="deterministic", enc_hook=str)
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    """What the registry will call the bundle."""
+    from modelfleet_worker.wire.bundle import Entry, Manifest, digest
+
+    entries = [
+        Entry(0o644, path, hashlib.sha256(content).hexdigest(), len(content))
+        for path, content in files.items()
+    ]
+    return digest(Manifest(tuple(sorted(entries, key=lambda entry: entry.path))))
