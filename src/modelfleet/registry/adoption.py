@@ -65,6 +65,8 @@ class Source:
     logged_model_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
+    sequence: int | None = None
+    """as of `NewVersion`"""
 
 
 class AdoptionVerbs(ModelVerbs):
@@ -120,6 +122,7 @@ class AdoptionVerbs(ModelVerbs):
                 found,
                 number,
                 tags,
+                asked=source.sequence,
                 status="registered" if digest else "external",
                 bundle_digest=digest,
                 info=None,
