@@ -240,6 +240,11 @@ def history(api: MlflowApi, run: dict[str, Any], key: str) -> list[Any]:
     return [(one["key"], str(one["value"]), one["timestamp"], one["step"]) for one in pages]
 
 
+def measured(model: dict[str, Any]) -> list[dict[str, Any]]:
+    """Without what is not a number: of models, MLflow calls that 0."""
+    return [one for one in model.get("data", {}).get("metrics", []) if one["key"] != "odd"]
+
+
 def models_of(api: MlflowApi, runs: dict[str, Any]) -> list[Any]:
     """Logged models: of which run, with what."""
     places = [next(iter(runs.values()))["info"]["experiment_id"]]
@@ -256,7 +261,7 @@ def models_of(api: MlflowApi, runs: dict[str, Any]) -> list[Any]:
             made.get(one["info"]["model_id"], ""),
             one["info"]["name"],
             one["info"]["status"],
-            sorted((m["key"], str(m["value"])) for m in one.get("data", {}).get("metrics", [])),
+            sorted((m["key"], m["step"], m["value"]) for m in measured(one)),
             sorted((p["key"], p["value"]) for p in one.get("data", {}).get("params", [])),
         )
         for one in found

@@ -15,7 +15,7 @@ from modelfleet.client.errors import ApiError
 from modelfleet.core.archives import refuse_links
 from modelfleet.importing.mlflow_api import MlflowApi, artifact_root
 from modelfleet.importing.names import model_name
-from modelfleet.importing.runs import number, tags_of
+from modelfleet.importing.runs import carried, number, tags_of
 from modelfleet.importing.types import (
     Attention,
     Found,
@@ -165,7 +165,7 @@ class MlflowServer:
         run = self._run_of(version.get("run_id"))
         data = run.get("data", {})
         parameters = {str(one["key"]): str(one["value"]) for one in data.get("params", [])}
-        tags = tags_of(version)
+        tags = carried(tags_of(version))
         tags.pop(_SEMVER, None)
         stage = str(version.get("current_stage") or "None")
         made_by = version.get("user_id") or tags_of(data).get("mlflow.user", "")
@@ -271,7 +271,7 @@ class MlflowServer:
             self._api.fetch(root, path, target)
             artifacts[path] = str(target)
         source = str(info.get("source_run_id") or "")
-        metrics = [(_run_key(str(one.get("run_id", ""))), one) for one in data.get("metrics", [])]
+        measured = [one for one in data.get("metrics", []) if one.get("run_id")]
         made = _moment(info.get("creation_timestamp_ms"))
         return LoggedModel(
             key=item.key,
@@ -282,10 +282,23 @@ class MlflowServer:
             run_key=_run_key(source) if source else "",
             parameters={str(p["key"]): str(p["value"]) for p in data.get("params", [])},
             tags=tags_of(info) | {"mlflow.imported.model_id": model_id, _MADE: made},
-            metrics=[(key, _metric_of_model(one)) for key, one in metrics],
+            metrics=[(_run_key(one["run_id"]), self._metric_of_model(one)) for one in measured],
             links=list(self._links(model_id)),
             artifacts=artifacts,
         )
+
+    def _metric_of_model(self, one: Mapping[str, Any]) -> dict[str, Any]:
+        """With the value that the run has: of models, MLflow forgets that it is no number."""
+        wanted = ("key", "timestamp", "step", "dataset_name", "dataset_digest")
+        found = {key: one[key] for key in wanted if one.get(key) not in (None, "")}
+        step, moment = int(one.get("step") or 0), int(one["timestamp"])
+        same = [
+            point.value
+            for point in self._history(str(one["run_id"]), one)
+            if (point.step, point.timestamp) == (step, moment)
+        ]
+        value = float(one["value"])
+        return {**found, "value": number(same[0] if same and value not in same else value)}
 
     def _links(self, model_id: str) -> Iterator[tuple[str, str, int]]:
         """Runs that took or made it."""
@@ -333,12 +346,6 @@ class MlflowServer:
 
 def _run_key(run_id: str) -> str:
     return f"mlflow:run:{run_id}"
-
-
-def _metric_of_model(one: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = ("key", "timestamp", "step", "dataset_name", "dataset_digest")
-    found = {key: one[key] for key in wanted if one.get(key) not in (None, "")}
-    return {**found, "value": number(float(one["value"]))}
 
 
 def _moment(milliseconds: object) -> str:

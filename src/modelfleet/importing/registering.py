@@ -17,7 +17,7 @@ from modelfleet.client.types import Version
 from modelfleet.client.uploads import digest_of
 from modelfleet.core.scan import Findings
 from modelfleet.importing import pickled
-from modelfleet.importing.runs import KEY_TAG
+from modelfleet.importing.runs import DONE_TAG, KEY_TAG
 from modelfleet.importing.types import ATTENTION, IMPORTED, Attention, Found, Item, Outcome
 
 PROVENANCE = "import.json"
@@ -125,9 +125,13 @@ class Registrar:
         return self._send(item, found, files, requirements=(), python=own_python())
 
     def _done(self, item: Item, found: Found, version: Version) -> Outcome:
-        """Registered: what points at it follows, unless it was set by somebody meanwhile."""
-        self._set_aliases(item.model, version, found)
-        self._set_stage(item.model, version, found)
+        """Registered: what points at it follows, once, so that nobody's later change is undone."""
+        if DONE_TAG not in version.tags:
+            self._set_aliases(item.model, version, found)
+            self._set_stage(item.model, version, found)
+        if found.source_uri and DONE_TAG not in version.tags:
+            place = f"/v1/models/{item.model}/versions/{version.version}"
+            self._client.api.patch(place, {"tags": {DONE_TAG: "true"}})
         return Outcome(
             item.key,
             item.what,
@@ -218,7 +222,7 @@ class Registrar:
             return
         said: Any = self._client.api.get(f"/v1/models/{model}")
         for alias in found.aliases:
-            if alias in said["aliases"]:
+            if alias in said["aliases"] and found.source_uri:
                 if said["aliases"][alias] != version.version:
                     held = said["aliases"][alias]
                     found.notes.append(f"the alias {alias} stays at {held}, where it is here")

@@ -110,7 +110,7 @@ class RunSink:
         return model_outcome(item, record, IMPORTED)
 
     def _create_model(self, api: MlflowApi, place: str, record: LoggedModel) -> dict[str, Any]:
-        tags = [{"key": k, "value": v} for k, v in record.tags.items()]
+        tags = [{"key": k, "value": v} for k, v in carried(record.tags).items()]
         body: dict[str, object] = {
             "experiment_id": place,
             "name": record.name,
@@ -148,7 +148,7 @@ class RunSink:
         api.patch(f"logged-models/{model_id}/tags", done)
 
     def _create(self, api: MlflowApi, experiment: str, record: RunRecord) -> dict[str, Any]:
-        said = dict(record.tags)
+        said = carried(record.tags)
         if _PARENT in said:
             key = f"{record.key.rpartition(':')[0]}:{said[_PARENT]}"
             said[_PARENT] = self.run_id(key, record.experiment) or said[_PARENT]
@@ -226,6 +226,11 @@ def put_files(api: MlflowApi, uri: str, artifacts: Mapping[str, str]) -> None:
 def tags_of(info: Mapping[str, Any]) -> dict[str, str]:
     """Tags as the protocol tells them."""
     return {str(one["key"]): str(one.get("value", "")) for one in info.get("tags", [])}
+
+
+def carried(tags: Mapping[str, str]) -> dict[str, str]:
+    """Without the marks of an import into the source itself."""
+    return {key: value for key, value in tags.items() if key not in (KEY_TAG, DONE_TAG)}
 
 
 def number(value: float) -> float | str:
