@@ -131,3 +131,34 @@ def test_webhooks(api: Api) -> None:
 def test_versions_by_range(full: Api, version: str) -> None:
     found = call(full, "GET", f"/v1/models/churn/versions/{version}")
     assert found["version"]["version"] == "1.0.0"
+
+
+def test_what_an_import_registers(full: Api) -> None:
+    place = "/v1/models/churn/versions"
+    run_id = call(full, "GET", f"{place}/1")["version"]["run_id"]
+    body = full.version_body(b"other") | {"sequence": 7, "run_id": run_id}
+    made = call(full, "POST", place, 201, json=body)
+    assert (made["sequence"], made["run_id"]) == (7, run_id)
+    call(full, "POST", place, 409, json=full.version_body(b"late") | {"sequence": 6})
+    call(full, "POST", place, 404, json=full.version_body(b"x") | {"run_id": "0" * 32})
+    as_it_is = {
+        "entries": [{"path": "weights.bin"} | full.upload(b"1 2 3")],
+        "requirements": [],
+        "python": "3.11",
+        "source_uri": "http://elsewhere/#/models/churn/versions/9",
+        "run_id": run_id,
+        "sequence": 9,
+    }
+    call(full, "POST", place, 404, json=as_it_is | {"run_id": "0" * 32})
+    made = call(full, "POST", place, 201, json=as_it_is)
+    assert (made["sequence"], made["status"], made["run_id"]) == (9, "registered", run_id)
+    query = {"name": "churn", "version": "9"}
+    uri = call(full, "GET", "/api/2.0/mlflow/model-versions/get-download-uri", params=query)
+    assert uri["artifact_uri"].startswith("mlflow-artifacts:/versions/")
+    far = {"entries": [], "requirements": [], "python": "3.11", "sequence": 12}
+    made = call(full, "POST", place, 201, json=far | {"source_uri": "s3://bucket/model"})
+    assert (made["sequence"], made["status"]) == (12, "external")
+    call(full, "POST", f"{place}/12/prepare", 409)
+    for wrong in ("/etc", "file:///etc", "../x", "s3://a\nb", "s3://" + "x" * 3000):
+        call(full, "POST", place, 400, json=far | {"sequence": 13, "source_uri": wrong})
+    assert [one["sequence"] for one in call(full, "GET", place)] == [12, 9, 7, 1]

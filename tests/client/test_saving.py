@@ -35,14 +35,14 @@ THREE = np.array(["low", "mid", "top"])[np.clip(np.round(X[:, 0]), -1, 1).astype
 
 def stored(saved: Saved, folder: Path) -> Path:
     """The files of a bundle where a worker would find them."""
-    for path, content in saved.files.items():
-        (folder / path).write_bytes(content)
+    for path in saved.files:
+        (folder / path).write_bytes(saved.content(path))
     return folder
 
 
 def described(saved: Saved) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(saved.files["bundle.json"])
-    read(saved.files["bundle.json"])  # the server takes it
+    found: dict[str, Any] = json.loads(saved.content("bundle.json"))
+    read(saved.content("bundle.json"))  # the server takes it
     return found
 
 
@@ -109,10 +109,10 @@ def answers(
 def test_the_example_and_the_reference_are_kept(tmp_path: Path) -> None:
     model = LogisticRegression().fit(X, Y)
     saved = save(model, X, reference=X, work=tmp_path)
-    example = json.loads(saved.files["example.json"])
+    example = json.loads(saved.content("example.json"))
     assert len(example["inputs"]["x"]) == EXAMPLE_ROWS < len(X)
     assert len(example["outputs"]["label"]) == EXAMPLE_ROWS
-    reference = json.loads(saved.files["reference.json"])
+    reference = json.loads(saved.content("reference.json"))
     assert reference["rows"] == len(X)
     assert [one["name"] for one in reference["features"]] == ["f0", "f1", "f2", "f3"]
     assert all(sum(one["counts"]) == len(X) for one in reference["features"])
@@ -134,7 +134,7 @@ def test_columns_may_be_words(tmp_path: Path) -> None:
         ("word", "BYTES", [-1]),
         ("number", "FP64", [-1]),
     ]
-    kinds = [one["kind"] for one in json.loads(saved.files["reference.json"])["features"]]
+    kinds = [one["kind"] for one in json.loads(saved.content("reference.json"))["features"]]
     assert kinds == ["levels", "numeric"]
     found = answers(saved, tmp_path / "bundle", {name: c[:5] for name, c in columns.items()})
     np.testing.assert_allclose(found["probability"], model.predict_proba(table[:5]))

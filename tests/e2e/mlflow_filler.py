@@ -41,7 +41,11 @@ def main(url: str, folder: Path) -> None:
             mlflow.log_param("C", 0.1 * number)
             for step in range(3):
                 mlflow.log_metric("auc", 0.8 + 0.05 * number + 0.001 * step, step=step)
+            mlflow.log_metric("odd", float("nan") if number == 2 else float("inf"))
             mlflow.set_tag("who", "ann")
+            mlflow.log_input(mlflow.data.from_pandas(FRAME, name="customers"), "training")
+            with mlflow.start_run(run_name=f"part-{number}", nested=True):
+                mlflow.log_param("fold", number)
             mlflow.log_text("hello", "notes/readme.txt")
             model = LogisticRegression(C=0.1 * number).fit(FRAME, Y)
             answers = model.predict(FRAME)
@@ -73,6 +77,15 @@ def main(url: str, folder: Path) -> None:
         mlflow.log_text("no model here", "other/readme.txt")
     client.create_registered_model("notes")
     client.create_model_version("notes", f"runs:/{run.info.run_id}/other", run.info.run_id)
+    with mlflow.start_run(run_name="foreign") as run:
+        text = "flavors:\n  homegrown:\n    data: weights.bin\n"
+        mlflow.log_text(text, "odd/MLmodel")
+        mlflow.log_text("1 2 3", "odd/weights.bin")
+    client.create_registered_model("odd")
+    client.create_model_version("odd", f"runs:/{run.info.run_id}/odd", run.info.run_id)
+    client.create_registered_model("far")
+    client.create_model_version("far", "s3://bucket/far/model")
+    client.set_model_version_tag("price", "1", "modelfleet.semver", "4.2.0")
     client.set_registered_model_alias("churn", "champion", 2)
     client.set_registered_model_tag("churn", "owner", "growth")
     client.update_registered_model("churn", "who leaves")

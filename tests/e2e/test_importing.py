@@ -14,6 +14,7 @@ import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,72 +105,167 @@ def report(platform: Platform, *arguments: str, code: int) -> dict[str, Any]:
 
 def states(found: dict[str, Any], what: str = "version") -> dict[str, str]:
     items = [one for one in found["items"] if one["what"] == what]
-    return {f"{one['model']}@{one['version']}": one["state"] for one in items}
+    if what == "version":
+        return {f"{one['model']} {one['sequence']}": one["state"] for one in items}
+    return {one["key"]: one["state"] for one in items}
 
 
 def test_everything_of_an_mlflow_server(platform: Platform, mlflow: tuple[str, Path]) -> None:
     url, truth = mlflow
     listed = report(platform, "mlflow", url, "--dry-run", code=1)
-    assert states(listed)["churn@2.0.0"] == "imported"
+    assert states(listed)["churn 2"] == "imported"
+    assert states(listed)["far 1"] == "attention"
     assert platform.client.models() == []
 
     journal = platform.home / "journal"
     command = [*platform.command, "import", "mlflow", url, "--home", str(platform.home)]
     begun = time.monotonic()
-    killed = subprocess.Popen(
-        [*command, "--journal", str(journal)],
-        env=platform.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    file = journal / "journal.jsonl"
-    eventually(lambda: file.exists() and file.read_bytes().count(b"\n") >= 1, 200)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    for lines in (3, 14):  # within the runs, and within the versions
+        killed = subprocess.Popen(
+            [*command, "--journal", str(journal)],
+            env=platform.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        file = journal / "journal.jsonl"
+        eventually(partial(has_lines, file, lines), 200)
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
     whole = report(platform, "mlflow", url, "--journal", str(journal), code=1)
-    say(f"import of an MLflow server: {time.monotonic() - begun:.1f} s with a kill in between")
+    say(f"import of an MLflow server: {time.monotonic() - begun:.1f} s with two kills in between")
     assert states(whole) == {
-        "churn@2.0.0": "imported",
-        "churn@3.0.0": "imported",
-        "notes@1.0.0": "attention",
-        "price@1.0.0": "imported",
-        "sums@1.0.0": "attention",
+        "churn 2": "imported",
+        "churn 3": "imported",
+        "far 1": "attention",
+        "notes 1": "attention",
+        "odd 1": "attention",
+        "price 1": "imported",
+        "sums 1": "attention",
     }
+    assert set(states(whole, "run").values()) == {"imported"}
+    assert set(states(whole, "model").values()) == {"imported"}
     by_name = {one["model"]: one for one in whole["items"] if one["what"] == "version"}
     assert "code of its own" in by_name["sums"]["reason"]
-    assert (Path(by_name["sums"]["kept"]) / "MLmodel").exists()
     assert "no MLmodel" in by_name["notes"]["reason"]
+    assert "does not hand out" in by_name["far"]["reason"]
+    assert not any(one["kept"] for one in whole["items"])
     check_versions(platform)
+    check_runs(platform, url)
     again = report(platform, "mlflow", url, "--journal", str(platform.home / "other"), code=1)
     assert states(again) == states(whole)
     check_versions(platform)
+    check_runs(platform, url)
 
     sums = report(platform, "mlflow", url, "--unlisted-pickles", "--no-runs", code=1)
-    assert states(sums)["sums@1.0.0"] == "imported"
+    assert states(sums)["sums 1"] == "imported"
     for name, version in (("churn", "2"), ("churn", "3"), ("price", "1")):
-        agrees(platform, truth / f"{name}-{version}.npz", name, f"{version}.0.0")
+        agrees(platform, truth / f"{name}-{version}.npz", name, version)
+
+
+def has_lines(file: Path, number: int) -> bool:
+    return file.exists() and file.read_bytes().count(b"\n") >= number
 
 
 def check_versions(platform: Platform) -> None:
-    """Once each, with what the server knew of them."""
+    """Once each, with their numbers and with what the server knew of them."""
     model = platform.client.model("churn")
     assert model.description == "who leaves"
-    assert model.tags == {"owner": "growth", "mlflow.stage.Production": "2"}
-    found = {one.version: one for one in platform.client.versions("churn")}
-    assert set(found) == {"2.0.0", "3.0.0"}
-    assert found["2.0.0"].aliases == ["champion"]
-    assert found["2.0.0"].metrics == {"auc": pytest.approx(0.902)}
-    details: Any = platform.client.api.get("/v1/models/churn/versions/2.0.0")
+    assert model.tags == {"owner": "growth"}
+    found = {one.sequence: one for one in platform.client.versions("churn")}
+    assert set(found) == {2, 3}, "the deleted version leaves a gap"
+    assert found[2].aliases == ["champion"]
+    assert found[2].metrics["auc"] == pytest.approx(0.902)
+    assert (found[2].description, found[2].stage) == ("the good one", "prod")
+    assert found[2].tags["approved"] == "yes"
+    assert found[2].tags["modelfleet.import.created_at"].startswith("20")
+    assert (found[3].description, found[3].stage, found[3].aliases) == ("", "", [])
+    details: Any = platform.client.api.get("/v1/models/churn/versions/2")
     assert "import.json" in {file["path"] for file in details["files"]}
     run: Any = platform.client.api.get(f"/v1/runs/{details['version']['run_id']}")
-    assert run["experiment"] == "training"
-    said = run["parameters"]
-    assert (said["C"], said["mlflow.version"], said["mlflow.stage"]) == ("0.2", "2", "Production")
-    assert (said["mlflow.tag.approved"], said["mlflow.description"]) == ("yes", "the good one")
+    assert (run["experiment"], run["parameters"]) == ("training", {"C": "0.2"})
     loads = next(gate for gate in details["gates"] if gate["gate"] == "loads")
     assert loads["evidence"]["sandbox"]["missing"] == []
-    assert len(platform.client.versions("price")) == 1
+    assert [one.version for one in platform.client.versions("price")] == ["4.2.0"]
+    for name, files in (("odd", {"MLmodel", "weights.bin"}), ("notes", {"readme.txt"})):
+        (one,) = platform.client.versions(name)
+        kept: Any = platform.client.api.get(f"/v1/models/{name}/versions/1")
+        assert (one.sequence, one.status) == (1, "registered")
+        assert {file["path"] for file in kept["files"]} == files
+        assert one.run_id
+    far: Any = platform.client.api.get("/v1/models/far/versions/1")
+    assert far["version"]["status"] == "external"
+    assert far["version"]["source_uri"] == "s3://bucket/far/model"
+
+
+def runs_of(api: MlflowApi) -> dict[str, Any]:
+    place = api.get("experiments/get-by-name", experiment_name="training")["experiment"]
+    body = {"experiment_ids": [place["experiment_id"]], "max_results": 1000}
+    runs = api.post("runs/search", body)["runs"]
+    assert len({run["info"]["run_name"] for run in runs}) == len(runs)
+    return {run["info"]["run_name"]: run for run in runs}
+
+
+def check_runs(platform: Platform, url: str) -> None:
+    """Each is there once, and the same as where it comes from."""
+    there, here = MlflowApi(url), MlflowApi(platform.client.api.url, token=platform.client.api.key)
+    wanted, found = runs_of(there), runs_of(here)
+    assert set(found) == set(wanted)
+    for name, run in wanted.items():
+        mine = found[name]
+        for key in ("status", "start_time", "end_time"):
+            assert mine["info"][key] == run["info"][key]
+        assert mine["data"].get("params") == run["data"].get("params")
+        for metric in run["data"].get("metrics", []):
+            assert history(here, mine, metric["key"]) == history(there, run, metric["key"])
+        said = [run["info"]["run_id"], mine["info"]["run_id"]]
+        files = [sorted(api.list_of_run(one)) for api, one in zip((there, here), said, strict=True)]
+        assert files[0] == files[1]
+    inputs = [one["try-2"]["inputs"]["dataset_inputs"] for one in (wanted, found)]
+    assert inputs[0] == inputs[1]
+    tags = {one["key"]: one["value"] for one in found["part-2"]["data"]["tags"]}
+    assert tags["mlflow.parentRunId"] == found["try-2"]["info"]["run_id"]
+    logged = [models_of(api, runs) for api, runs in ((there, wanted), (here, found))]
+    assert logged[0] == logged[1]
+    assert len(logged[0]) == 5
+    version: Any = platform.client.api.get("/v1/models/churn/versions/2")
+    assert version["version"]["run_id"] == found["try-2"]["info"]["run_id"]
+    there.close()
+    here.close()
+
+
+def history(api: MlflowApi, run: dict[str, Any], key: str) -> list[Any]:
+    run_id = run["info"]["run_id"]
+    pages = api.pages("metrics/get-history", "metrics", run_id=run_id, metric_key=key)
+    return [(one["key"], str(one["value"]), one["timestamp"], one["step"]) for one in pages]
+
+
+def measured(model: dict[str, Any]) -> list[dict[str, Any]]:
+    """Without what is not a number: of models, MLflow calls that 0."""
+    return [one for one in model.get("data", {}).get("metrics", []) if one["key"] != "odd"]
+
+
+def models_of(api: MlflowApi, runs: dict[str, Any]) -> list[Any]:
+    """Logged models: of which run, with what."""
+    places = [next(iter(runs.values()))["info"]["experiment_id"]]
+    names = {run["info"]["run_id"]: name for name, run in runs.items()}
+    found = api.post("logged-models/search", {"experiment_ids": places})["models"]
+    made = {
+        one["model_id"]: name
+        for name, run in runs.items()
+        for one in run.get("outputs", {}).get("model_outputs", [])
+    }
+    return sorted(
+        (
+            names[one["info"]["source_run_id"]],
+            made.get(one["info"]["model_id"], ""),
+            one["info"]["name"],
+            one["info"]["status"],
+            sorted((m["key"], m["step"], m["value"]) for m in measured(one)),
+            sorted((p["key"], p["value"]) for p in one.get("data", {}).get("params", [])),
+        )
+        for one in found
+    )
 
 
 def agrees(platform: Platform, file: Path, name: str, version: str) -> None:

@@ -135,6 +135,29 @@ def test_a_number_is_given_once(fleet: Fleet, churn: Registrar) -> None:
     assert (again.sequence, again.index) == (2, 2)
 
 
+def test_a_number_of_elsewhere_is_kept_and_leaves_a_gap(fleet: Fleet, churn: Registrar) -> None:
+    def kept(sequence: int) -> int:
+        new = replace(churn.new(), sequence=sequence)
+        return fleet.registry.register(ADMIN, "churn", new).sequence
+
+    assert [kept(3), churn.version().sequence, kept(9)] == [3, 4, 9]
+    for given in (1, 2, 3, 9):
+        with pytest.raises(Conflict, match="the next is 10"):
+            kept(given)
+    for wrong in (0, -1, 10**9 + 1, 2**70):
+        with pytest.raises(InvalidInput):
+            kept(wrong)
+    fleet.registry.delete_version(ADMIN, "churn", "9")
+    with pytest.raises(Conflict):
+        kept(9)
+    assert kept(10**9) == 10**9
+    assert {one.sequence for one in fleet.registry.list_versions(ADMIN, "churn")} == {
+        3,
+        4,
+        10**9,
+    }
+
+
 def test_many_at_once_get_numbers_of_their_own(fleet: Fleet, churn: Registrar) -> None:
     new = [churn.new() for _ in range(12)]
     made, failed = [], []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.from_thread
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from modelfleet.api.base import Caller, FleetDep, permits
 from modelfleet.core.authorization import Action, Principal, Resource, authorize_somewhere
+from modelfleet.core.errors import InvalidInput
 from modelfleet.gates import GateRun, list_runs
 from modelfleet.lineage import Edge, Node
 from modelfleet.registry import Entry, Model, NewVersion, Run, Variant, Version
@@ -73,6 +75,11 @@ class VersionBody(Body):
     code: dict[str, Any] | None = None
     hardware: dict[str, Any] | None = None
     source_uri: str = ""
+    """where it comes from. Without entries: where its files stay; the version is `external`"""
+    run_id: str | None = None
+    """a run that is here; the version is bound to it"""
+    sequence: int | None = None
+    """a version number to keep, above all that the model has given; else the next"""
 
 
 class AliasBody(Body):
@@ -138,7 +145,7 @@ def delete_model(fleet: FleetDep, caller: Caller, name: str) -> None:
 def register(fleet: FleetDep, caller: Caller, name: str, body: VersionBody) -> Version:
     entries = tuple(Entry(**entry.model_dump()) for entry in body.entries)
     paths = {entry.path for entry in entries}
-    if "MLmodel" in paths and "bundle.json" not in paths:
+    if "bundle.json" not in paths and ("MLmodel" in paths or body.source_uri):
         return _register_as_logged(fleet, caller, name, body, entries)
     given = body.model_dump(exclude={"entries", "requirements", "uses", "source_uri"})
     new = NewVersion(
@@ -153,17 +160,31 @@ def register(fleet: FleetDep, caller: Caller, name: str, body: VersionBody) -> V
 def _register_as_logged(
     fleet: Fleet, caller: Principal, name: str, body: VersionBody, entries: tuple[Entry, ...]
 ) -> Version:
-    """A folder in MLflow's format; it is prepared when it is to be deployed."""
+    """Files as they are, or the address of files elsewhere; prepared when it is to be deployed."""
+    if not entries:
+        _check_address(body.source_uri)
+    if body.run_id is not None:
+        fleet.registry.get_run(caller, body.run_id)
     tags = body.tags | ({SEMVER_TAG: body.version} if body.version else {})
     source = Source(
         body.source_uri or "upload:/",
         entries=entries,
+        run_id=body.run_id,
         tags=tags,
         description=body.description,
+        sequence=body.sequence,
         code=body.code,
     )
     sequence = fleet.registry.adopt(caller, name, source)
     return fleet.registry.get_version(caller, name, str(sequence))
+
+
+def _check_address(uri: str) -> None:
+    """Of files elsewhere. Nobody here reads it, but clients may: no path of anybody's disk."""
+    if urlsplit(uri).scheme in ("", "file") or not uri.isprintable() or len(uri) > 2000:
+        raise InvalidInput(
+            f"{uri[:200]!r} is not the address of files elsewhere, such as s3://bucket/model."
+        )
 
 
 @router.get("/models/{name}/versions", **permits(Action.READ))

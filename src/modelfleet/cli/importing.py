@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modelfleet.importing import Options, Outcome, Source
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_KINDS = {"run": "run of ", "model": "logged model of "}
 _PATH = click.Path(path_type=Path)
 
 
@@ -58,7 +59,12 @@ def import_() -> None:
 )
 @click.option("--user", envvar="MLFLOW_TRACKING_USERNAME", help="Of basic authentication.")
 @click.option("--password", envvar="MLFLOW_TRACKING_PASSWORD", help="Better by its variable.")
-@click.option("--runs/--no-runs", default=True, help="Also all runs, with their files.")
+@click.option(
+    "--runs/--no-runs",
+    default=True,
+    help="All runs and logged models, with their files; else only those of versions.",
+)
+@click.option("--leave-gaps", is_flag=True, help="Go past versions that could not be fetched.")
 @click.option("--local-artifacts", is_flag=True, help="Read paths that the server names, here.")
 @_common
 def mlflow(
@@ -68,6 +74,7 @@ def mlflow(
     password: str | None,
     runs: bool,
     local_artifacts: bool,
+    leave_gaps: bool,
     **common: Any,
 ) -> int:
     """Everything of a running MLflow server (http://host:5000)."""
@@ -76,7 +83,9 @@ def mlflow(
 
     api = MlflowApi(server, token=token, user=user, password=password)
     try:
-        return _run(MlflowServer(api, runs=runs, local=local_artifacts), server, **common)
+        return _run(
+            MlflowServer(api, runs=runs, local=local_artifacts), server, gaps=leave_gaps, **common
+        )
     finally:
         api.close()
 
@@ -160,6 +169,7 @@ def _run(
     home: Path | None,
     url: str | None,
     as_json: bool,
+    gaps: bool = False,
 ) -> int:
     from modelfleet.client.waiting import Line
     from modelfleet.importing import Options, run
@@ -167,7 +177,7 @@ def _run(
 
     if not allow_builds:
         os.environ.setdefault("UV_NO_BUILD", "1")  # building runs a package's own code
-    options: Options = Options(team, dry_run, wait, unlisted_pickles, require_sandbox)
+    options: Options = Options(team, dry_run, wait, unlisted_pickles, require_sandbox, gaps)
     with client(home, url) as connection:
         folder = journal or _default_journal(home, source.name, where, connection.api.url)
         with Journal(folder) as book, Line(f"import {source.name}") as line:
@@ -195,8 +205,8 @@ def _report(found: list[Outcome], folder: Path, as_json: bool, dry_run: bool) ->
         rows = [
             [
                 word.get(one.state, one.state) + (" earlier" if one.earlier else ""),
-                f"run of {one.model}" if one.what == "run" else one.model,
-                one.version,
+                _KINDS.get(one.what, "") + one.model,
+                f"{one.version or ''} ({one.sequence})" if one.sequence else one.version,
                 one.example,
                 "; ".join([*([one.reason] if one.reason else []), *one.notes]),
             ]

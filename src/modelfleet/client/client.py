@@ -166,50 +166,48 @@ class Client:
         """
         from modelfleet.client.saving import save
 
-        with (
-            tempfile.TemporaryDirectory(prefix="modelfleet-save-") as work,
-            Line(name) as line,
-        ):
-            saved = save(
-                model,
-                example,
-                features=features,
-                reference=reference,
-                requirements=requirements,
-                python=python,
-                refuse_missing=refuse_missing,
-                kind=kind,
-                source=source,
-                class_name=class_name,
-                arguments=arguments,
-                sandboxed=sandboxed,
-                tell=line.say,
-                work=Path(work),
-            )
-        if team is not None:
-            self.ensure_model(
+        with tempfile.TemporaryDirectory(prefix="modelfleet-save-") as work:
+            with Line(name) as line:
+                saved = save(
+                    model,
+                    example,
+                    features=features,
+                    reference=reference,
+                    requirements=requirements,
+                    python=python,
+                    refuse_missing=refuse_missing,
+                    kind=kind,
+                    source=source,
+                    class_name=class_name,
+                    arguments=arguments,
+                    sandboxed=sandboxed,
+                    tell=line.say,
+                    work=Path(work),
+                )
+            if team is not None:
+                self.ensure_model(
+                    name,
+                    team=team,
+                    business_function=business_function,
+                    criticality=criticality,
+                    description=description,
+                    template=template,
+                )
+            return self.register_files(
                 name,
-                team=team,
-                business_function=business_function,
-                criticality=criticality,
-                description=description,
-                template=template,
+                saved.files,
+                requirements=saved.requirements,
+                python=saved.python,
+                compile=compile,
+                version=version,
+                metrics=metrics,
+                parameters=parameters,
+                dataset=dataset,
+                uses=uses,
+                experiment=experiment,
+                code=code,
+                wait=wait,
             )
-        return self.register_files(
-            name,
-            saved.files,
-            requirements=saved.requirements,
-            python=saved.python,
-            compile=compile,
-            version=version,
-            metrics=metrics,
-            parameters=parameters,
-            dataset=dataset,
-            uses=uses,
-            experiment=experiment,
-            code=code,
-            wait=wait,
-        )
 
     def register_folder(
         self,
@@ -243,7 +241,7 @@ class Client:
     def register_files(
         self,
         name: str,
-        files: Mapping[str, bytes] | Mapping[str, Path],
+        files: Mapping[str, bytes | Path],
         *,
         requirements: Sequence[str],
         python: str,
@@ -255,9 +253,19 @@ class Client:
         uses: Sequence[str] = (),
         experiment: str = "Default",
         code: Sequence[Path | str] = (),
+        sequence: int | None = None,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+        source_uri: str = "",
         wait: bool = False,
     ) -> Version:
-        """Upload the files that the server lacks, then register them as one version."""
+        """Upload the files that the server lacks, then register them as one version.
+
+        Without a `bundle.json` they are registered as they are, if there is an `MLmodel` or a
+        `source_uri`; with no files at all it names where they stay. sequence: a version number to
+        keep, above all that the model has given. run_id: of the run that made it, if it is known.
+        """
         snapshot, sources = snapshot_of(code)
         entries = []
         for path, content in files.items():
@@ -279,7 +287,12 @@ class Client:
             "git_commit": snapshot.get("commit", ""),
             "code": snapshot or None,
             "uses": list(uses),
+            "tags": dict(tags or {}),
+            "description": description,
+            "source_uri": source_uri,
         }
+        asked = {"sequence": sequence, "run_id": run_id}
+        body |= {key: value for key, value in asked.items() if value is not None}
         made = _as(Version, self.api.post(f"/v1/models/{name}/versions", body))
         return self.wait_until_ready(name, made.version) if wait else made
 

@@ -117,10 +117,13 @@ class Transport:
             time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def stream(self, path: str) -> Iterator[bytes]:
+    def stream(
+        self, path: str, *, query: Query | None = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[bytes]:
         """The body of an answer as it comes."""
+        given = {k: v for k, v in (query or {}).items() if v is not None} or None
         try:
-            with self._http.stream("GET", path) as response:
+            with self._http.stream("GET", path, params=given, headers=headers) as response:
                 if response.status_code >= 400:
                     response.read()
                     raise ApiError(response.status_code, _body(response))

@@ -32,6 +32,10 @@ class Version(msgspec.Struct, frozen=True):
     aliases: list[str]
     created_by: str
     created_at: str
+    tags: dict[str, str] = {}
+    stage: str = ""
+    description: str = ""
+    run_id: str | None = None
 
 
 class VersionState(msgspec.Struct, frozen=True):

@@ -11,6 +11,8 @@ from urllib.parse import quote
 from modelfleet.client.errors import ApiError, ClientError
 from modelfleet.client.transport import Transport
 
+_SMALL = 2**20
+"""bytes: what is larger is streamed"""
 _API = "/api/2.0/mlflow"
 _FILES = "/api/2.0/mlflow-artifacts/artifacts"
 
@@ -46,6 +48,9 @@ class MlflowApi:
         found = self._transport.call("POST", self._path(path), body=body, headers=self._headers)
         decoded = found.json() if found.content else {}
         return decoded if isinstance(decoded, dict) else {}
+
+    def patch(self, path: str, body: Mapping[str, object]) -> None:
+        self._transport.call("PATCH", self._path(path), body=body, headers=self._headers)
 
     def _path(self, path: str) -> str:
         return path if path.startswith("/") else f"{_API}/{path}"
@@ -91,7 +96,7 @@ class MlflowApi:
                     yield below, int(one.get("file_size") or 0)
 
     def fetch(self, root: str, path: str, into: Path) -> None:
-        """One file; its size is checked."""
+        """One file."""
         self._save(f"{_FILES}/{quote(f'{root}/{path}')}", {}, into)
 
     def fetch_of_run(self, run_id: str, path: str, into: Path) -> None:
@@ -100,8 +105,9 @@ class MlflowApi:
 
     def _save(self, address: str, query: Mapping[str, str], into: Path) -> None:
         into.parent.mkdir(parents=True, exist_ok=True)
-        found = self._transport.call("GET", address, query=query, headers=self._headers)
-        into.write_bytes(found.content)
+        with into.open("wb") as file:
+            for part in self._transport.stream(address, query=query, headers=self._headers):
+                file.write(part)
 
     def list_of_run(self, run_id: str) -> Iterator[tuple[str, int]]:
         """Files of a run, with sizes in bytes."""
@@ -116,13 +122,24 @@ class MlflowApi:
                 else:
                     yield str(one["path"]), int(one.get("file_size") or 0)
 
-    def put_file(self, root: str, path: str, content: bytes) -> None:
-        self._transport.call(
-            "PUT", f"{_FILES}/{quote(f'{root}/{path}')}", content=content, headers=self._headers
-        )
+    def put_file(self, root: str, path: str, file: Path) -> None:
+        address = f"{_FILES}/{quote(f'{root}/{path}')}"
+        size = file.stat().st_size
+        if size <= _SMALL:
+            content = file.read_bytes()
+            self._transport.call("PUT", address, content=content, headers=self._headers)
+            return
+        said = {**self._headers, "content-length": str(size)}
+        self._transport.call("PUT", address, content=_parts(file), headers=said)
 
     def close(self) -> None:
         self._transport.close()
+
+
+def _parts(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while part := stream.read(_SMALL):
+            yield part
 
 
 def code_of(error: ApiError) -> str:

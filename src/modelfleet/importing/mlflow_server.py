@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import yaml
 
 from modelfleet.client.errors import ApiError
 from modelfleet.core.archives import refuse_links
 from modelfleet.importing.mlflow_api import MlflowApi, artifact_root
-from modelfleet.importing.names import model_name, semver
-from modelfleet.importing.types import Attention, Found, Item, MetricPoint, RunRecord
+from modelfleet.importing.names import model_name
+from modelfleet.importing.runs import carried, number, tags_of
+from modelfleet.importing.types import (
+    Attention,
+    Found,
+    Item,
+    LoggedModel,
+    MetricPoint,
+    RunRecord,
+)
 
 _PROMPT = "mlflow.prompt.is_prompt"
-_UNSERVED = "Its format is not served here"
+_SEMVER = "modelfleet.semver"
+_STAGES = {"Production": "prod", "Staging": "staging", "Archived": "archived"}
+_MADE = "modelfleet.import.created_at"
+_MADE_BY = "modelfleet.import.created_by"
 
 
 class MlflowServer:
-    """local: read artifacts that the server names by a path from this machine's disk."""
+    """local: read artifacts that the server names by a path from this machine's disk. runs: all of
+    them, and logged models; else only those that versions come from."""
 
     name = "mlflow"
     fetches = True
@@ -34,20 +47,36 @@ class MlflowServer:
         self._versions: dict[str, dict[str, Any]] = {}
         self._found_runs: dict[str, dict[str, Any]] = {}
         self._experiments: dict[str, str] = {}
+        self._experiment_tags: dict[str, dict[str, str]] = {}
+        self._logged: dict[str, dict[str, Any]] = {}
 
     def items(self) -> Iterator[Item]:
+        """Runs, then what they logged, then the versions that come from them."""
+        versions = list(self._version_items())
+        if self._runs:
+            yield from self._run_items()
+        for key in versions:
+            run_id = str(self._versions[key.key].get("run_id") or "")
+            if run_id and run_id not in self._found_runs and self._run_of(run_id):
+                yield self._run_item(self._found_runs[run_id])
+        if self._runs:
+            yield from self._logged_items()
+        yield from versions
+
+    def _version_items(self) -> Iterator[Item]:
+        host = urlsplit(self._api.url).netloc
         for model in self._api.pages("registered-models/search", "registered_models"):
             if any(tag["key"] == _PROMPT for tag in model.get("tags", [])):
                 continue
             name = str(model["name"])
             self._models[model_name(name)] = model
             for version in self._versions_of(name):
-                key = f"mlflow:version:{name}:{version['version']}"
+                sequence = int(version["version"])
+                key = f"mlflow:version:{host}:{name}:{sequence}"
                 self._versions[key] = version
-                number = semver(str(version["version"]))
-                yield Item(key, model_name(name), number, title=f"{name} {version['version']}")
-        if self._runs:
-            yield from self._run_items()
+                asked = tags_of(version).get(_SEMVER)
+                title = f"{name} {sequence}"
+                yield Item(key, model_name(name), asked, title=title, sequence=sequence)
 
     def _versions_of(self, name: str) -> list[dict[str, Any]]:
         quote = '"' if "'" in name else "'"
@@ -61,60 +90,86 @@ class MlflowServer:
             "experiments/search", "experiments", {"max_results": 1000, "view_type": "ACTIVE_ONLY"}
         )
         for experiment in listed:
-            self._experiments[str(experiment["experiment_id"])] = str(experiment["name"])
-        for number, name in sorted(self._experiments.items()):
-            body = {"experiment_ids": [number], "max_results": 1000, "order_by": ["start_time ASC"]}
+            self._note_experiment(experiment)
+        for one in sorted(self._experiments):
+            body = {"experiment_ids": [one], "max_results": 1000, "order_by": ["start_time ASC"]}
             for run in self._api.posted_pages("runs/search", "runs", body):
-                run_id = str(run["info"]["run_id"])
-                self._found_runs[run_id] = run
-                title = f"run {run['info'].get('run_name') or run_id} of {name}"
-                yield Item(f"mlflow:run:{run_id}", name, what="run", title=title)
+                self._found_runs[str(run["info"]["run_id"])] = run
+                yield self._run_item(run)
+
+    def _note_experiment(self, experiment: Mapping[str, Any]) -> None:
+        one = str(experiment["experiment_id"])
+        self._experiments[one] = str(experiment["name"])
+        self._experiment_tags[one] = tags_of(experiment)
+
+    def _run_item(self, run: Mapping[str, Any]) -> Item:
+        run_id, name = str(run["info"]["run_id"]), self._experiment_of(run)
+        title = f"run {run['info'].get('run_name') or run_id} of {name}"
+        return Item(_run_key(run_id), name, what="run", title=title)
+
+    def _logged_items(self) -> Iterator[Item]:
+        """Servers of before 3.0 have none."""
+        for one, name in sorted(self._experiments.items()):
+            try:
+                found = list(
+                    self._api.posted_pages(
+                        "logged-models/search", "models", {"experiment_ids": [one]}
+                    )
+                )
+            except ApiError as error:
+                if error.status not in (404, 405, 501):
+                    raise
+                return
+            for model in found:
+                info = model["info"]
+                key = f"mlflow:model:{info['model_id']}"
+                self._logged[key] = model
+                title = f"logged model {info.get('name') or info['model_id']} of {name}"
+                yield Item(key, name, what="model", title=title)
 
     def model_facts(self, model: str) -> Mapping[str, object]:
         found = self._models.get(model, {})
-        tags = {str(tag["key"]): str(tag["value"]) for tag in found.get("tags", [])}
-        for version in self._versions.values():
-            stage = version.get("current_stage") or "None"
-            if model_name(str(version["name"])) == model and stage != "None":
-                tags[f"mlflow.stage.{stage}"] = str(version["version"])
+        tags = tags_of(found)
         if found and str(found["name"]) != model:
             tags["mlflow.name"] = str(found["name"])
         return {"description": found.get("description", ""), "tags": tags}
 
-    def take(self, item: Item, work: Path) -> Found | RunRecord:
+    def take(self, item: Item, work: Path) -> Found | RunRecord | LoggedModel:
         work.mkdir(parents=True)
         if item.what == "run":
             return self._run(item, work)
+        if item.what == "model":
+            return self._logged_model(item, work)
         version = self._versions[item.key]
         folder = work / "model"
-        self._fetch(version, folder)
-        if not (folder / "MLmodel").exists():
-            self._keep_note(folder)
+        folder.mkdir()
         found = self._described(item, version, folder)
-        said = yaml.safe_load((folder / "MLmodel").read_text("utf-8")) or {}
-        flavors = sorted(said.get("flavors") or {})
-        found.origin = {**found.origin, "flavors": flavors}
-        return found
-
-    def _keep_note(self, folder: Path) -> None:
-        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-        raise Attention(
-            f"{_UNSERVED}: it has no MLmodel, just {', '.join(names[:8]) or 'nothing'}."
+        try:
+            uri = self._fetch(version, folder)
+        except Attention as error:
+            found.unserved, found.elsewhere = str(error), str(version.get("source") or "")
+            return found
+        if (folder / "MLmodel").exists():
+            said = yaml.safe_load((folder / "MLmodel").read_text("utf-8"))
+            flavors = said.get("flavors") if isinstance(said, dict) else None
+            found.origin = {**found.origin, "flavors": sorted(flavors or {})}
+            return found
+        names = sorted(path.name for path in folder.iterdir())
+        found.unserved = (
+            f"Its format is not served here: no MLmodel, just {', '.join(names[:8]) or 'nothing'}."
         )
+        found.elsewhere = "" if names else uri
+        return found
 
     def _described(self, item: Item, version: Mapping[str, Any], folder: Path) -> Found:
         run = self._run_of(version.get("run_id"))
         data = run.get("data", {})
         parameters = {str(one["key"]): str(one["value"]) for one in data.get("params", [])}
-        tags = {str(one["key"]): str(one["value"]) for one in version.get("tags", [])}
-        stage = version.get("current_stage") or "None"
-        said = {
-            "mlflow.version": str(version["version"]),
-            "mlflow.run_id": str(version.get("run_id") or ""),
-            "mlflow.description": str(version.get("description") or ""),
-            "mlflow.stage": "" if stage == "None" else str(stage),
-            **{f"mlflow.tag.{key}": value for key, value in tags.items()},
-        }
+        tags = carried(tags_of(version))
+        tags.pop(_SEMVER, None)
+        stage = str(version.get("current_stage") or "None")
+        made_by = version.get("user_id") or tags_of(data).get("mlflow.user", "")
+        said = {_MADE: _moment(version.get("creation_timestamp")), _MADE_BY: str(made_by)}
         has_example = (folder / "serving_input_example.json").exists()
         model = self._models[item.model]
         return Found(
@@ -127,7 +182,12 @@ class MlflowServer:
                 if str(one["version"]) == str(version["version"])
             ],
             experiment=self._experiment_of(run),
-            parameters={**parameters, **{k: v for k, v in said.items() if v}},
+            description=str(version.get("description") or ""),
+            tags={**tags, **{key: value for key, value in said.items() if value}},
+            stage=_STAGES.get(stage, "" if stage == "None" else stage),
+            run_key=_run_key(str(version["run_id"])) if run else "",
+            source_uri=f"{self._api.url}/#/models/{quote(model['name'])}/versions/{item.sequence}",
+            parameters=parameters,
             metrics={str(one["key"]): float(one["value"]) for one in data.get("metrics", [])},
             origin={
                 "name": model["name"],
@@ -135,9 +195,6 @@ class MlflowServer:
                 "run_id": version.get("run_id"),
                 "source": version.get("source"),
                 "created_ms": version.get("creation_timestamp"),
-                "description": version.get("description", ""),
-                "tags": tags,
-                "stage": stage,
             },
         )
 
@@ -155,14 +212,14 @@ class MlflowServer:
         return self._found_runs[str(run_id)]
 
     def _experiment_of(self, run: Mapping[str, Any]) -> str:
-        number = str(run.get("info", {}).get("experiment_id", ""))
-        if number and number not in self._experiments:
-            found = self._api.get("experiments/get", experiment_id=number)["experiment"]
-            self._experiments[number] = str(found["name"])
-        return self._experiments.get(number, "imported")
+        one = str(run.get("info", {}).get("experiment_id", ""))
+        if one and one not in self._experiments:
+            found = self._api.get("experiments/get", experiment_id=one)["experiment"]
+            self._note_experiment(found)
+        return self._experiments.get(one, "imported")
 
-    def _fetch(self, version: Mapping[str, Any], folder: Path) -> None:
-        """The version's files, by whatever way the server opens to them."""
+    def _fetch(self, version: Mapping[str, Any], folder: Path) -> str:
+        """The version's files, by whatever way the server opens to them; where they lie there."""
         said = self._api.get(
             "model-versions/get-download-uri", name=version["name"], version=version["version"]
         )
@@ -171,24 +228,24 @@ class MlflowServer:
         if root is not None:
             for path, _ in self._api.list_files(root):
                 self._api.fetch(root, path, folder / path)
-            return
+            return uri
         if uri.startswith("runs:/"):
             run_id, _, below = uri.removeprefix("runs:/").strip("/").partition("/")
             self._fetch_of_run(run_id, below, folder)
-            return
+            return uri
         run = self._run_of(version.get("run_id"))
         of_run = str(run.get("info", {}).get("artifact_uri", "")).rstrip("/")
         if of_run and uri.startswith(f"{of_run}/"):
             self._fetch_of_run(str(version["run_id"]), uri.removeprefix(f"{of_run}/"), folder)
-            return
+            return uri
         parts = urlsplit(uri)
         if parts.scheme in ("", "file") and self._local:
             place = Path(unquote(parts.path))
             if not place.is_dir():
                 raise Attention(f"Its artifacts should lie in {place}, which is not here.")
             refuse_links(place)
-            shutil.copytree(place, folder)
-            return
+            shutil.copytree(place, folder, dirs_exist_ok=True)
+            return uri
         how = (
             "if they are on this machine, pass --local-artifacts"
             if parts.scheme in ("", "file")
@@ -201,6 +258,55 @@ class MlflowServer:
             if not below or path.startswith(f"{below}/"):
                 target = folder / path.removeprefix(f"{below}/")
                 self._api.fetch_of_run(run_id, path, target)
+
+    def _logged_model(self, item: Item, work: Path) -> LoggedModel:
+        info, data = self._logged[item.key]["info"], self._logged[item.key].get("data", {})
+        model_id, uri = str(info["model_id"]), str(info.get("artifact_uri", ""))
+        root = artifact_root(uri)
+        if root is None:
+            raise Attention(f"Its artifacts lie at {uri}, which the server does not hand out.")
+        artifacts = {}
+        for path, _ in self._api.list_files(root):
+            target = work / "artifacts" / path
+            self._api.fetch(root, path, target)
+            artifacts[path] = str(target)
+        source = str(info.get("source_run_id") or "")
+        measured = [one for one in data.get("metrics", []) if one.get("run_id")]
+        made = _moment(info.get("creation_timestamp_ms"))
+        return LoggedModel(
+            key=item.key,
+            experiment=item.model,
+            name=str(info.get("name") or model_id),
+            model_type=str(info.get("model_type") or ""),
+            status=str(info.get("status", "READY")).removeprefix("LOGGED_MODEL_"),
+            run_key=_run_key(source) if source else "",
+            parameters={str(p["key"]): str(p["value"]) for p in data.get("params", [])},
+            tags=tags_of(info) | {"mlflow.imported.model_id": model_id, _MADE: made},
+            metrics=[(_run_key(one["run_id"]), self._metric_of_model(one)) for one in measured],
+            links=list(self._links(model_id)),
+            artifacts=artifacts,
+        )
+
+    def _metric_of_model(self, one: Mapping[str, Any]) -> dict[str, Any]:
+        """With the value that the run has: of models, MLflow forgets that it is no number."""
+        wanted = ("key", "timestamp", "step", "dataset_name", "dataset_digest")
+        found = {key: one[key] for key in wanted if one.get(key) not in (None, "")}
+        step, moment = int(one.get("step") or 0), int(one["timestamp"])
+        same = [
+            point.value
+            for point in self._history(str(one["run_id"]), one)
+            if (point.step, point.timestamp) == (step, moment)
+        ]
+        value = float(one["value"])
+        return {**found, "value": number(same[0] if same and value not in same else value)}
+
+    def _links(self, model_id: str) -> Iterator[tuple[str, str, int]]:
+        """Runs that took or made it."""
+        for run_id, run in self._found_runs.items():
+            for way in ("input", "output"):
+                for one in run.get(f"{way}s", {}).get(f"model_{way}s", []):
+                    if one.get("model_id") == model_id:
+                        yield _run_key(run_id), way, int(one.get("step") or 0)
 
     def _run(self, item: Item, work: Path) -> RunRecord:
         run_id = item.key.rpartition(":")[2]
@@ -219,8 +325,9 @@ class MlflowServer:
             started=int(info.get("start_time") or 0),
             ended=int(info["end_time"]) if info.get("end_time") else None,
             parameters={str(one["key"]): str(one["value"]) for one in data.get("params", [])},
-            tags={str(one["key"]): str(one["value"]) for one in data.get("tags", [])}
-            | {"mlflow.imported.run_id": run_id},
+            tags=tags_of(data) | {"mlflow.imported.run_id": run_id},
+            datasets=list(run.get("inputs", {}).get("dataset_inputs", [])),
+            experiment_tags=self._experiment_tags.get(str(info["experiment_id"]), {}),
             metrics=[
                 point for one in data.get("metrics", []) for point in self._history(run_id, one)
             ],
@@ -235,3 +342,14 @@ class MlflowServer:
         for one in pages:
             step, moment = int(one.get("step") or 0), int(one["timestamp"])
             yield MetricPoint(key, float(one["value"]), moment, step)
+
+
+def _run_key(run_id: str) -> str:
+    return f"mlflow:run:{run_id}"
+
+
+def _moment(milliseconds: object) -> str:
+    """ISO 8601; empty if it is not known."""
+    if not milliseconds:
+        return ""
+    return datetime.fromtimestamp(int(str(milliseconds)) / 1000, UTC).isoformat()

@@ -15,7 +15,7 @@ from modelfleet.client.errors import ApiError, ClientError, Unreachable
 from modelfleet.core.archives import ArchiveRefused
 from modelfleet.importing.journal import Journal
 from modelfleet.importing.registering import Registrar
-from modelfleet.importing.runs import RunSink
+from modelfleet.importing.runs import RunSink, model_outcome
 from modelfleet.importing.types import (
     ATTENTION,
     IMPORTED,
@@ -23,6 +23,7 @@ from modelfleet.importing.types import (
     Attention,
     Found,
     Item,
+    LoggedModel,
     Outcome,
     Refused,
     RunRecord,
@@ -40,6 +41,8 @@ class Options:
     wait: bool = True
     unlisted: bool = False
     strict: bool = False
+    gaps: bool = False
+    """go on past versions that could not be fetched, whose numbers then stay empty"""
 
 
 def run(
@@ -53,22 +56,29 @@ def run(
 
     Raises `Unreachable` if the source or our server goes away; what is done stays done.
     """
+    sink = RunSink.of(client)
     registrar = Registrar(
         client,
+        run_id=sink.run_id,
         team=options.team,
         unlisted=options.unlisted,
         strict=options.strict,
         tell=tell,
     )
-    work = _One(source, registrar, RunSink.of(client), journal, options)
+    work = _One(source, registrar, sink, journal, options)
     found: list[Outcome] = []
+    waits_for: dict[str, str] = {}
     for item in source.items():
         tell(f"{len(found) + 1}: {item.title or item.model} {item.version or ''}")
         earlier = journal.imported(item.key)
         if earlier is not None:
             found.append(msgspec.structs.replace(earlier, earlier=True))
             continue
-        outcome = work.of(item)
+        before = waits_for.get(item.model) if item.sequence is not None else None
+        outcome = work.of(item) if before is None else work.waiting(item, before)
+        lost = outcome.state == ATTENTION and outcome.sequence is None
+        if lost and item.sequence is not None and not (options.gaps or options.dry_run):
+            waits_for.setdefault(item.model, item.title)
         if not options.dry_run:
             journal.add(outcome)
         found.append(outcome)
@@ -105,7 +115,7 @@ class _One:
         """One item; whatever is wrong with it becomes its outcome."""
         with tempfile.TemporaryDirectory(prefix="modelfleet-import-") as folder:
             work = Path(folder)
-            found: Found | RunRecord | None = None
+            found: Found | RunRecord | LoggedModel | None = None
             try:
                 found = self.source.take(item, work / "taken")
                 return self._taken(item, found, work)
@@ -124,7 +134,20 @@ class _One:
             except (ClientError, OSError, ValueError) as error:
                 return self._not(item, ATTENTION, str(error) or repr(error))
 
-    def _taken(self, item: Item, found: Found | RunRecord, work: Path) -> Outcome:
+    def waiting(self, item: Item, before: str) -> Outcome:
+        """Numbers go up only, so that what comes later waits."""
+        return self._not(
+            item,
+            ATTENTION,
+            f"It waits for {before}, which is not in yet: numbers go up only. Import again, or go "
+            "past it with --leave-gaps.",
+        )
+
+    def _taken(self, item: Item, found: Found | RunRecord | LoggedModel, work: Path) -> Outcome:
+        if isinstance(found, LoggedModel):
+            if self.options.dry_run:
+                return model_outcome(item, found, IMPORTED)
+            return self.sink.write_model(item, found)
         if isinstance(found, RunRecord):
             if self.options.dry_run:
                 return Outcome(item.key, item.what, item.model, None, IMPORTED, notes=found.notes)
@@ -132,7 +155,14 @@ class _One:
         if self.options.dry_run:
             self.registrar.check(found)
             return Outcome(
-                item.key, item.what, item.model, item.version, IMPORTED, notes=found.notes
+                item.key,
+                item.what,
+                item.model,
+                item.version,
+                ATTENTION if found.unserved else IMPORTED,
+                found.unserved,
+                notes=found.notes,
+                sequence=item.sequence,
             )
         facts = self.source.model_facts(item.model)
         return self.registrar.register(self.source.name, item, found, facts, work)
@@ -148,11 +178,13 @@ class _One:
             kept=kept,
         )
 
-    def _keep(self, item: Item, found: Found | RunRecord | None) -> str:
+    def _keep(self, item: Item, found: Found | RunRecord | LoggedModel | None) -> str:
         """What was fetched but can't be registered is not lost."""
         if not isinstance(found, Found) or self.options.dry_run or not self.source.fetches:
             return ""
-        place = self.journal.kept / item.model / (item.version or "unversioned")
+        place = (
+            self.journal.kept / item.model / (item.version or str(item.sequence or "unversioned"))
+        )
         shutil.rmtree(place, ignore_errors=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         if found.path.is_dir():

@@ -5,7 +5,9 @@ Where it does not, each run is kept as a file that a later import takes up.
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,18 @@ import msgspec
 from modelfleet.client import Client
 from modelfleet.client.errors import ApiError
 from modelfleet.importing.mlflow_api import MlflowApi, artifact_root, code_of
-from modelfleet.importing.types import ATTENTION, IMPORTED, Item, Outcome, RunRecord
+from modelfleet.importing.types import (
+    ATTENTION,
+    IMPORTED,
+    Item,
+    LoggedModel,
+    Outcome,
+    RunRecord,
+)
 
 KEY_TAG = "modelfleet.import.key"
+DONE_TAG = "modelfleet.import.complete"
+_PARENT = "mlflow.parentRunId"
 _BATCH = 900
 _STATES = {"RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"}
 
@@ -28,6 +39,7 @@ class RunSink:
         self._api = api
         self._speaks: bool | None = None
         self._experiments: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
 
     @classmethod
     def of(cls, client: Client) -> RunSink:
@@ -54,22 +66,93 @@ class RunSink:
         return self._speaks
 
     def _write(self, api: MlflowApi, record: RunRecord) -> None:
-        experiment = self._experiment(api, record.experiment)
+        experiment = self._experiment(api, record.experiment, record.experiment_tags)
         known = self._known(api, experiment, record.key)
-        if known is not None and known["info"].get("status") == _state(record):
+        if known is not None and DONE_TAG in tags_of(known.get("data", {})):
+            self._ids[record.key] = str(known["info"]["run_id"])
             return
         run = known or self._create(api, experiment, record)
         run_id = str(run["info"]["run_id"])
         self._log(api, run_id, record)
-        root = artifact_root(str(run["info"].get("artifact_uri", "")))
-        for path, file in record.artifacts.items():
-            if root is not None:
-                api.put_file(root, path, Path(file).read_bytes())
+        if record.datasets:
+            api.post("runs/log-inputs", {"run_id": run_id, "datasets": record.datasets})
+        put_files(api, str(run["info"].get("artifact_uri", "")), record.artifacts)
         ended = {"end_time": record.ended} if record.ended else {}
         api.post("runs/update", {"run_id": run_id, "status": _state(record), **ended})
+        api.post("runs/set-tag", {"run_id": run_id, "key": DONE_TAG, "value": "true"})
+        self._ids[record.key] = run_id
+
+    def run_id(self, key: str, experiment: str) -> str | None:
+        """What the run with that key is called here; None if it was not imported."""
+        if not key or self._api is None or not self._is_there(self._api):
+            return None
+        if key not in self._ids:
+            place = self._experiment(self._api, experiment)
+            known = self._known(self._api, place, key)
+            if known is None:
+                return None
+            self._ids[key] = str(known["info"]["run_id"])
+        return self._ids[key]
+
+    def write_model(self, item: Item, record: LoggedModel) -> Outcome:
+        """A logged model, after its runs. One that was written half is finished."""
+        api = self._api
+        if api is None or not self._is_there(api):
+            return model_outcome(item, record, ATTENTION, "This modelfleet takes no logged models.")
+        place = self._experiment(api, record.experiment)
+        quoted = record.key.replace("'", "")
+        asked = {"experiment_ids": [place], "filter": f"tags.`{KEY_TAG}` = '{quoted}'"}
+        known = api.post("logged-models/search", asked).get("models", [])
+        if known and DONE_TAG in tags_of(known[0]["info"]):
+            return model_outcome(item, record, IMPORTED)
+        found = known[0] if known else self._create_model(api, place, record)
+        self._fill_model(api, found["info"], record)
+        return model_outcome(item, record, IMPORTED)
+
+    def _create_model(self, api: MlflowApi, place: str, record: LoggedModel) -> dict[str, Any]:
+        tags = [{"key": k, "value": v} for k, v in carried(record.tags).items()]
+        body: dict[str, object] = {
+            "experiment_id": place,
+            "name": record.name,
+            "model_type": record.model_type,
+            "params": [{"key": k, "value": v} for k, v in record.parameters.items()],
+            "tags": [*tags, {"key": KEY_TAG, "value": record.key}],
+        }
+        run_id = self.run_id(record.run_key, record.experiment)
+        if run_id is not None:
+            body["source_run_id"] = run_id
+        made: dict[str, Any] = api.post("logged-models", body)["model"]
+        return made
+
+    def _fill_model(self, api: MlflowApi, info: dict[str, Any], record: LoggedModel) -> None:
+        model_id = str(info["model_id"])
+        if info["status"] != "LOGGED_MODEL_READY":
+            put_files(api, str(info.get("artifact_uri", "")), record.artifacts)
+            if record.status != "PENDING":
+                status = f"LOGGED_MODEL_{record.status}"
+                api.patch(f"logged-models/{model_id}", {"model_id": model_id, "status": status})
+        for run_key, metric in record.metrics:
+            run_id = self.run_id(run_key, record.experiment)
+            if run_id is not None:
+                points = [{**metric, "model_id": model_id}]
+                api.post("runs/log-batch", {"run_id": run_id, "metrics": points})
+        for run_key, way, step in record.links:
+            run_id = self.run_id(run_key, record.experiment)
+            if run_id is not None and way == "output":
+                link: dict[str, object] = {"model_id": model_id, "step": step}
+                api.post("runs/outputs", {"run_id": run_id, "models": [link]})
+            elif run_id is not None:
+                taken = [{"model_id": model_id}]
+                api.post("runs/log-inputs", {"run_id": run_id, "models": taken})
+        done = {"tags": [{"key": DONE_TAG, "value": "true"}]}
+        api.patch(f"logged-models/{model_id}/tags", done)
 
     def _create(self, api: MlflowApi, experiment: str, record: RunRecord) -> dict[str, Any]:
-        tags = [{"key": k, "value": v} for k, v in record.tags.items()]
+        said = carried(record.tags)
+        if _PARENT in said:
+            key = f"{record.key.rpartition(':')[0]}:{said[_PARENT]}"
+            said[_PARENT] = self.run_id(key, record.experiment) or said[_PARENT]
+        tags = [{"key": k, "value": v} for k, v in said.items()]
         body: dict[str, object] = {
             "experiment_id": experiment,
             "run_name": record.name,
@@ -85,13 +168,17 @@ class RunSink:
             "experiment_ids": [experiment],
             "filter": f"tags.`{KEY_TAG}` = '{quoted}'",
             "max_results": 1,
+            "run_view_type": "ALL",
         }
         found = api.post("runs/search", body).get("runs", [])
         return found[0] if found else None
 
     def _log(self, api: MlflowApi, run_id: str, record: RunRecord) -> None:
         parameters = [{"key": k, "value": v[:6000]} for k, v in record.parameters.items()]
-        metrics = [msgspec.to_builtins(point) for point in record.metrics]
+        metrics = [
+            {**msgspec.structs.asdict(point), "value": number(point.value)}
+            for point in record.metrics
+        ]
         for start in range(0, max(len(parameters), 1), 100):
             body = {"run_id": run_id, "params": parameters[start : start + 100]}
             api.post("runs/log-batch", body)
@@ -100,7 +187,7 @@ class RunSink:
                 "runs/log-batch", {"run_id": run_id, "metrics": metrics[start : start + _BATCH]}
             )
 
-    def _experiment(self, api: MlflowApi, name: str) -> str:
+    def _experiment(self, api: MlflowApi, name: str, tags: Mapping[str, str] = {}) -> str:
         if name not in self._experiments:
             try:
                 found = api.get("experiments/get-by-name", experiment_name=name)["experiment"]
@@ -108,7 +195,8 @@ class RunSink:
             except ApiError as error:
                 if code_of(error) != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                made = api.post("experiments/create", {"name": name})
+                said = [{"key": k, "value": v} for k, v in tags.items()]
+                made = api.post("experiments/create", {"name": name, "tags": said})
                 self._experiments[name] = str(made["experiment_id"])
         return self._experiments[name]
 
@@ -126,6 +214,34 @@ def _keep(record: RunRecord, folder: Path) -> Path:
     whole = msgspec.structs.replace(record, artifacts=artifacts)
     (folder / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(whole)))
     return folder
+
+
+def put_files(api: MlflowApi, uri: str, artifacts: Mapping[str, str]) -> None:
+    root = artifact_root(uri)
+    for path, file in artifacts.items():
+        if root is not None:
+            api.put_file(root, path, Path(file))
+
+
+def tags_of(info: Mapping[str, Any]) -> dict[str, str]:
+    """Tags as the protocol tells them."""
+    return {str(one["key"]): str(one.get("value", "")) for one in info.get("tags", [])}
+
+
+def carried(tags: Mapping[str, str]) -> dict[str, str]:
+    """Without the marks of an import into the source itself."""
+    return {key: value for key, value in tags.items() if key not in (KEY_TAG, DONE_TAG)}
+
+
+def number(value: float) -> float | str:
+    """As the protocol writes it: JSON has no NaN."""
+    if value != value:
+        return "NaN"
+    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def model_outcome(item: Item, record: LoggedModel, state: str, reason: str = "") -> Outcome:
+    return Outcome(item.key, "model", record.experiment, record.name, state, reason)
 
 
 def _state(record: RunRecord) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,21 +23,28 @@ class Refused(Exception):
 @dataclass(frozen=True)
 class Item:
     """One thing to import. key: the same in every look at the source. version: a semantic version
-    to keep, None to let the registry propose one. what: `version` or `run`."""
+    to keep, None to let the registry propose one. sequence: a version number to keep, where the
+    source numbers versions as we do. what: `version`, `run` or `model` (a logged model)."""
 
     key: str
     model: str
     version: str | None = None
     what: str = "version"
     title: str = ""
+    sequence: int | None = None
 
 
 @dataclass
 class Found:
     """A model, fetched. path: what `client.saving` reads; kind: its runtime where the path does not
     tell. example: rows of its inputs, `example_from`: where from; `made_up`: by whoever fetched it.
-    requirements: None for
-    those of the framework. origin: what the source says of it, kept in the bundle."""
+    requirements: None for those of the framework. origin: what the source says of it, kept in the
+    bundle.
+
+    source_uri: its address at a server that numbers versions as we do: it is registered in any
+    case, with its description, tags and stage. unserved: why as it is; elsewhere: where its files
+    stay, if they could not be fetched. run_key: of the run that made it.
+    """
 
     path: Path
     kind: str | None = None
@@ -56,6 +63,11 @@ class Found:
     metrics: Mapping[str, float] = field(default_factory=dict)
     origin: Mapping[str, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unserved: str = ""
+    source_uri: str = ""
+    elsewhere: str = ""
+    run_key: str = ""
+    stage: str = ""
 
 
 class MetricPoint(msgspec.Struct, frozen=True):
@@ -81,6 +93,26 @@ class RunRecord(msgspec.Struct, frozen=True):
     metrics: list[MetricPoint] = []
     artifacts: dict[str, str] = {}
     notes: list[str] = []
+    datasets: list[dict[str, Any]] = []
+    """as MLflow's protocol tells of them"""
+    experiment_tags: dict[str, str] = {}
+
+
+class LoggedModel(msgspec.Struct, frozen=True):
+    """A logged model of MLflow 3. status: without its prefix. metrics, links: with the keys of
+    their runs; links: (run key, `input` or `output`, step)."""
+
+    key: str
+    experiment: str
+    name: str
+    model_type: str = ""
+    status: str = "READY"
+    run_key: str = ""
+    parameters: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    metrics: list[tuple[str, dict[str, Any]]] = []
+    links: list[tuple[str, str, int]] = []
+    artifacts: dict[str, str] = {}
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -102,6 +134,7 @@ class Outcome(msgspec.Struct, frozen=True):
     notes: list[str] = []
     digest: str = ""
     earlier: bool = False
+    sequence: int | None = None
 
 
 class Source(Protocol):
@@ -117,7 +150,7 @@ class Source(Protocol):
 
     def items(self) -> Iterator[Item]: ...
 
-    def take(self, item: Item, work: Path) -> Found | RunRecord:
+    def take(self, item: Item, work: Path) -> Found | RunRecord | LoggedModel:
         """Fetch it into `work`. Raises `Attention`, `Refused`, or what keeps it from being read."""
         ...
 

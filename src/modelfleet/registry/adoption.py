@@ -67,6 +67,8 @@ class Source:
     tags: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     code: Mapping[str, object] | None = None
+    sequence: int | None = None
+    """as of `NewVersion`"""
 
 
 class AdoptionVerbs(ModelVerbs):
@@ -123,6 +125,7 @@ class AdoptionVerbs(ModelVerbs):
                 found,
                 number,
                 tags,
+                asked=source.sequence,
                 status="registered" if digest else "external",
                 bundle_digest=digest,
                 info=None,

@@ -139,3 +139,5 @@ class NewVersion:
     description: str = ""
     code: Mapping[str, object] | None = None
     hardware: Mapping[str, object] | None = None
+    sequence: int | None = None
+    """a number to keep, as of an import; None: the next. Numbers go up only, gaps stay"""

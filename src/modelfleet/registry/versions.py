@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from modelfleet.core import audit
 from modelfleet.core.authorization import Action, Principal, authorize, authorize_somewhere
 from modelfleet.core.clock import now_us
-from modelfleet.core.errors import Conflict, NotFound, Referenced
+from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Referenced
 from modelfleet.core.ids import new_id
 from modelfleet.lineage import Node, add_edge, edges_from, remove_edges
 from modelfleet.registry import semver, signature, store
@@ -26,6 +26,8 @@ from modelfleet.registry.types import Environment, Model, NewVersion, Variant, V
 
 PREPARE = "prepare-version"
 """Kind of the job that makes a new version ready; its argument is `version_id`."""
+LAST_SEQUENCE = 10**9
+"""the largest that may be asked for: what follows must fit the database's integers, too"""
 
 
 class VersionVerbs(TemplateVerbs):
@@ -56,6 +58,7 @@ class VersionVerbs(TemplateVerbs):
                 self._row(connection, name),
                 number,
                 new.tags,
+                asked=new.sequence,
                 status="pending",
                 bundle_digest=digest,
                 requested_environment={
@@ -83,10 +86,12 @@ class VersionVerbs(TemplateVerbs):
         found: ModelRow,
         number: semver.Semver,
         tags: Mapping[str, str],
+        *,
+        asked: int | None,
         **values: object,
     ) -> tuple[str, int]:
         """The row of a new version and its audit event; its id and sequence number."""
-        version_id, now, sequence = new_id(), now_us(), found.next_sequence
+        version_id, now, sequence = new_id(), now_us(), _next_sequence(found, asked)
         given = {"reason": "", "serving": "", "metrics": {}, "requested_environment": {}} | values
         connection.execute(
             sa.insert(model_version).values(
@@ -404,3 +409,21 @@ class VersionVerbs(TemplateVerbs):
             resource = self._resource(version.model, version.owner_team)
             details = {"version": version.version, "reason": reason[:2000]}
             audit.record(connection, actor, "fail-version", resource, details)
+
+
+def _next_sequence(found: ModelRow, asked: int | None) -> int:
+    """The next number, or the one that was asked for: numbers were given once, also deleted ones.
+
+    Raises `Conflict` if it is not above all that were given.
+    """
+    following: int = found.next_sequence
+    if asked is None:
+        return following
+    if not 1 <= asked <= LAST_SEQUENCE:
+        raise InvalidInput(f"A version's number is between 1 and {LAST_SEQUENCE}, not {asked}.")
+    if asked < following:
+        raise Conflict(
+            f"{found.name} has given the number {asked} already; the next is {following}.",
+            hint="Numbers go up only. Leave the number out to get the next one.",
+        )
+    return asked

@@ -70,7 +70,7 @@ def test_models_are_described_in_it(tmp_path: Path, name: str, model: Any) -> No
     assert saved.sandbox is not None
     assert saved.sandbox.complete
     assert {"bundle.json", "example.json", "reference.json"} <= set(saved.files)
-    example = json.loads(saved.files["example.json"])
+    example = json.loads(saved.content("example.json"))
     np.testing.assert_allclose(
         example["outputs"]["probability"], model.predict_proba(X), rtol=1e-5, atol=1e-6
     )

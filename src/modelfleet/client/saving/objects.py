@@ -23,16 +23,21 @@ _FRAMEWORKS = {"sklearn": "scikit-learn", "lightgbm": "lightgbm", "xgboost": "xg
 
 @dataclass(frozen=True)
 class Saved:
-    """The files of a bundle (path to content) and what its environment must hold.
+    """The files of a bundle (path to content, or to a file in the working folder) and what its
+    environment must hold.
 
     sandbox: what was denied to the model while it was asked (`modelfleet_worker.sandbox.Report`);
     None if it ran in this process, or without.
     """
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | Path]
     requirements: tuple[str, ...]
     python: str = field(default_factory=lambda: own_python())
     sandbox: Report | None = None
+
+    def content(self, path: str) -> bytes:
+        found = self.files[path]
+        return found.read_bytes() if isinstance(found, Path) else found
 
 
 def knows(model: object) -> bool:

@@ -66,8 +66,8 @@ def complete(
         answer = _in_its_environment(draft, box)
     if answer.error:
         raise ClientError(f"The model can't be registered: {answer.error}")
-    files = {
-        path.relative_to(draft.folder / "files").as_posix(): path.read_bytes()
+    files: dict[str, bytes | Path] = {
+        path.relative_to(draft.folder / "files").as_posix(): path
         for path in sorted((draft.folder / "files").rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }

@@ -235,7 +235,14 @@ def get_download_uri(call: Call) -> dict[str, Any]:
     uri = found.source_uri
     if uri.startswith("models:/"):
         uri = _storage(call, uri)
+    elif found.status != "external" and _artifact_path(uri) is None and _came_from(uri):
+        uri = ""
     return {"artifact_uri": uri or f"mlflow-artifacts:/versions/{found.id}"}
+
+
+def _came_from(uri: str) -> bool:
+    """The files were uploaded: the address tells of their origin."""
+    return urlsplit(uri).scheme in ("upload", "http", "https")
 
 
 def _storage(call: Call, uri: str) -> str:
