@@ -13,8 +13,9 @@ import uvicorn
 from modelfleet.app import create_app
 from modelfleet.client import Client
 from modelfleet.core.authorization import Grant, Role
-from modelfleet.importing import Found, Item, Options, Outcome, RunRecord, registering, run
+from modelfleet.importing import Found, Item, Options, Outcome, RunRecord, run
 from modelfleet.importing.journal import Journal
+from modelfleet.importing.runs import KEY_TAG
 from modelfleet.importing.types import MetricPoint
 from modelfleet.wiring import Fleet
 from people import ADMIN
@@ -169,4 +170,4 @@ def test_numbers_that_are_taken(fleet: Fleet, client: Client, tmp_path: Path) ->
     assert (Path(found[1].kept) / "weights.bin").exists()
     assert "waits for churn 2" in found[2].reason
     assert len(fleet.registry.list_versions(ADMIN, "churn")) == 1
-    assert registering.KEY_TAG not in fleet.registry.get_version(ADMIN, "churn", "2").tags
+    assert KEY_TAG not in fleet.registry.get_version(ADMIN, "churn", "2").tags

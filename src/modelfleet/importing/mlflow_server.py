@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import yaml
 
 from modelfleet.client.errors import ApiError
-from modelfleet.core.archives import refuse_links
 from modelfleet.importing.mlflow_api import MlflowApi, artifact_root
+from modelfleet.importing.mlflow_files import fetch
 from modelfleet.importing.names import model_name
 from modelfleet.importing.runs import carried, number, tags_of
 from modelfleet.importing.types import (
@@ -145,7 +144,8 @@ class MlflowServer:
         folder.mkdir()
         found = self._described(item, version, folder)
         try:
-            uri = self._fetch(version, folder)
+            run = self._run_of(version.get("run_id"))
+            uri = fetch(self._api, version, run, folder, local=self._local)
         except Attention as error:
             found.unserved, found.elsewhere = str(error), str(version.get("source") or "")
             return found
@@ -217,47 +217,6 @@ class MlflowServer:
             found = self._api.get("experiments/get", experiment_id=one)["experiment"]
             self._note_experiment(found)
         return self._experiments.get(one, "imported")
-
-    def _fetch(self, version: Mapping[str, Any], folder: Path) -> str:
-        """The version's files, by whatever way the server opens to them; where they lie there."""
-        said = self._api.get(
-            "model-versions/get-download-uri", name=version["name"], version=version["version"]
-        )
-        uri = str(said.get("artifact_uri", ""))
-        root = artifact_root(uri)
-        if root is not None:
-            for path, _ in self._api.list_files(root):
-                self._api.fetch(root, path, folder / path)
-            return uri
-        if uri.startswith("runs:/"):
-            run_id, _, below = uri.removeprefix("runs:/").strip("/").partition("/")
-            self._fetch_of_run(run_id, below, folder)
-            return uri
-        run = self._run_of(version.get("run_id"))
-        of_run = str(run.get("info", {}).get("artifact_uri", "")).rstrip("/")
-        if of_run and uri.startswith(f"{of_run}/"):
-            self._fetch_of_run(str(version["run_id"]), uri.removeprefix(f"{of_run}/"), folder)
-            return uri
-        parts = urlsplit(uri)
-        if parts.scheme in ("", "file") and self._local:
-            place = Path(unquote(parts.path))
-            if not place.is_dir():
-                raise Attention(f"Its artifacts should lie in {place}, which is not here.")
-            refuse_links(place)
-            shutil.copytree(place, folder, dirs_exist_ok=True)
-            return uri
-        how = (
-            "if they are on this machine, pass --local-artifacts"
-            if parts.scheme in ("", "file")
-            else "copy them here and use `modelfleet import files`"
-        )
-        raise Attention(f"Its artifacts lie at {uri}, which the server does not hand out: {how}.")
-
-    def _fetch_of_run(self, run_id: str, below: str, folder: Path) -> None:
-        for path, _ in self._api.list_of_run(run_id):
-            if not below or path.startswith(f"{below}/"):
-                target = folder / path.removeprefix(f"{below}/")
-                self._api.fetch_of_run(run_id, path, target)
 
     def _logged_model(self, item: Item, work: Path) -> LoggedModel:
         info, data = self._logged[item.key]["info"], self._logged[item.key].get("data", {})
