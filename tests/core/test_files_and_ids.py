@@ -115,3 +115,11 @@ def test_slugs_are_stable_and_distinct() -> None:
         "too-large": 413,
         "unavailable": 503,
     }
+
+
+def test_ids_are_in_the_order_of_their_making() -> None:
+    made = [new_id() for _ in range(5000)]
+    assert made == sorted(made)
+    assert len(set(made)) == len(made)
+    assert {one[12] for one in made} == {"7"}
+    assert {one[16] for one in made} <= set("89ab")

@@ -290,7 +290,10 @@ def records(platform: Platform, trace: str) -> list[dict[str, Any]]:
     files = [str(one) for one in platform.layout().predictions.rglob("*.parquet")]
     if not files:
         return []
-    frames = [pl.read_parquet(one) for one in files]
+    try:
+        frames = [pl.read_parquet(one) for one in files]
+    except pl.exceptions.ComputeError:
+        return []  # one is being written: the row of the manifest makes it count
     found: list[dict[str, Any]] = []
     for frame in frames:
         for row in frame.filter(pl.col("trace_id").is_not_null()).to_dicts():

@@ -47,24 +47,26 @@ def mlflow(
     uv = Path(sys.executable).with_name("uv")
     pythons: dict[str, Path] = {}
 
-    def install(release: str, *what: str) -> None:
-        command = [uv, "pip", "install", "-q", "--python", pythons[release], *what]
+    def install(name: str, *what: str) -> None:
+        command = [uv, "pip", "install", "-q", "--python", pythons[name], *what]
         subprocess.run(command, check=True, timeout=600)
 
     def call(release: str, calls: str, function: str, place: str) -> None:
-        if release not in pythons:
-            folder = tmp_path_factory.mktemp(f"mlflow-{release}")
-            pythons[release] = folder / "bin" / "python"
+        torch = function == "pytorch"  # apart: what is installed ends up in models' requirements
+        name = f"{release}-torch" if torch else release
+        if name not in pythons:
+            folder = tmp_path_factory.mktemp(f"mlflow-{name}")
+            pythons[name] = folder / "bin" / "python"
             subprocess.run([uv, "venv", "-q", "--python", sys.executable, folder], check=True)
-            install(release, f"mlflow=={release}", *WITH)
-        if function == "pytorch":
-            install(release, TORCH, "lightning", f"--find-links={wheels()}")
+            install(name, f"mlflow=={release}", *WITH)
+            if torch:
+                install(name, TORCH, "lightning", f"--find-links={wheels()}")
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{platform.ports()['api']}{place}"
         environment["MLFLOW_TRACKING_TOKEN"] = platform.key
         environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
         done = subprocess.run(
-            [pythons[release], Path(__file__).with_name(f"mlflow_{calls}_calls.py"), function],
+            [pythons[name], Path(__file__).with_name(f"mlflow_{calls}_calls.py"), function],
             env=environment,
             cwd=tmp_path_factory.mktemp("run"),
             capture_output=True,

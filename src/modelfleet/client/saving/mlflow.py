@@ -44,7 +44,7 @@ def requirements(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if match is None or "://" in text or text.startswith("-"):
             raise ClientError(f"requirements.txt of {path.name} has {text!r}, which is not locked.")
         name = re.sub(r"[-_.]+", "-", match[1]).lower()
-        found[name] = text
+        found[name] = re.sub(r"(==[^+,;\s]+)\+[\w.]+", r"\1", text)  # builds of no index: 2.1+cpu
         if name == "mlflow":
             del found[name]
             found["mlflow-skinny"] = f"mlflow-skinny{match[3]}"
