@@ -36,6 +36,7 @@ MODELS = {
     "second": Linear(weight=2.0),
     "join": Linear(weight=3.0),
     "hangs": Bad("hang"),
+    "dawdles": Bad("hang"),  # the worker learns how long: nobody who is in a hurry waits twice
     "raises": Bad("raise"),
 }
 
@@ -164,7 +165,7 @@ def test_a_step_that_hangs_falls_back_within_its_timeout(platform: Platform) -> 
 
 def test_an_exhausted_deadline_is_504_for_the_whole_pipeline(platform: Platform) -> None:
     rule = {"constant": {"score": 0.25}}
-    define(platform, "hurried", step("a", "hangs", timeout_ms=20_000, fallback=rule))
+    define(platform, "hurried", step("a", "dawdles", timeout_ms=20_000, fallback=rule))
     began = time.monotonic()
     answer = platform.ask(
         "hurried", body([[TRIGGER + 1, 0, 0]]), headers={"x-mf-timeout-ms": "250"}
