@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from running import Platform
 
+from modelfleet.client.types import Version
+
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
@@ -38,12 +40,16 @@ def folders(platform: Platform) -> set[str]:
     return {one.name for one in platform.layout().environments.iterdir()}
 
 
-def test_equal_answers_different_ones_and_none(platform: Platform) -> None:
+@pytest.fixture(scope="module")
+def made(platform: Platform) -> Version:
     example = np.random.default_rng(1).normal(size=(30, 3))
     here = Path(__file__)
-    made = platform.client.register(
+    return platform.client.register(
         Rooted(), example, name="rooted", team="e2e", code=[here], wait=True
     )
+
+
+def test_equal_answers_different_ones_and_none(platform: Platform, made: Version) -> None:
     before = folders(platform)
     code, found = rebuild(platform, "rooted", made.version)
     assert (code, found["state"]) == (0, "equal"), found
@@ -76,10 +82,10 @@ def _gates(platform: Platform, version: str) -> list[dict[str, Any]]:
     return list(found["gates"])
 
 
-def test_the_code_comes_back(platform: Platform, tmp_path: Path) -> None:
-    done = platform.run("versions", "code", "rooted", "1", "--out", str(tmp_path / "out"))
+def test_the_code_comes_back(platform: Platform, made: Version, tmp_path: Path) -> None:
+    done = platform.run("versions", "code", "rooted", made.version, "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    found: Any = platform.client.api.get("/v1/models/rooted/versions/1/code")
+    found: Any = platform.client.api.get(f"/v1/models/rooted/versions/{made.version}/code")
     path = found["files"][0]["path"]
     assert path.endswith("test_rebuild.py")
     assert (tmp_path / "out" / path).read_bytes() == Path(__file__).read_bytes()
