@@ -62,12 +62,8 @@ class ExperimentView:
 
 def experiments_view(fleet: Fleet, principal: Principal) -> list[ExperimentRow]:
     found = fleet.tracking.search_experiments(principal, limit=1000)
-    rows = []
-    for one in found.items:
-        runs = fleet.tracking.search_runs(principal, [one.number], limit=RUNS)
-        started = [run.started_at for run in runs.items if run.started_at is not None]
-        rows.append(ExperimentRow(one, len(runs.items), max(started, default=None)))
-    return rows
+    counts = fleet.tracking.run_counts(principal)
+    return [ExperimentRow(one, *counts.get(one.number, (0, None))) for one in found.items]
 
 
 def experiment_view(

@@ -156,3 +156,13 @@ def test_who_may_and_what_is_recorded(fleet: Fleet, tracking: TrackingService) -
     tracking.delete_experiment(scientist, "1")
     told = [(e.action, e.principal) for e in audit.events(fleet.database) if e.resource == "1"]
     assert told == [("delete-experiment", scientist.name), ("create-experiment", scientist.name)]
+
+
+def test_runs_are_counted_by_experiment(tracking: TrackingService) -> None:
+    made = tracking.create_experiment(ADMIN, "counted")
+    assert tracking.run_counts(ADMIN) == {}
+    kept, gone = (tracking.create_run(ADMIN, str(made.number), started_at=at).id for at in (5, 9))
+    assert tracking.run_counts(ADMIN) == {made.number: (2, 9)}
+    tracking.delete_run(ADMIN, gone)
+    assert tracking.run_counts(ADMIN) == {made.number: (1, 5)}
+    assert kept != gone

@@ -18,9 +18,8 @@ from typing import Literal
 
 import msgspec
 
-from modelfleet.core.files import write_atomically
+from modelfleet.core.files import hold, write_atomically
 from modelfleet.engines.engine import Observed, ProcessObserved
-from modelfleet.engines.local import locks
 from modelfleet.engines.local.child import Child
 from modelfleet.engines.local.engine import read_demand, read_observed
 from modelfleet.engines.local.pools import Pool, WorkerKit, strays
@@ -48,7 +47,7 @@ class Agent:
 
     def run(self, started: Callable[[], None] = lambda: None) -> End:
         """Serve until a signal ends it. Must be called from the main thread."""
-        lock = locks.take(self._files.agent_lock)
+        lock = hold(self._files.agent_lock)
         if lock is None:
             return "taken"
         self._listen_to_signals()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from modelfleet.core.errors import Conflict, Unavailable
+from modelfleet.core.files import hold
 from modelfleet.engines.local import locks
 from modelfleet.engines.local.processes import Files, myself, write_record
 from modelfleet.engines.local.stop import sweep
@@ -50,7 +51,7 @@ def keep(
     tick: called about ten times a second. Raises `Conflict` if this home is already served.
     """
     refuse_if_served(files)
-    lock = locks.take(files.keeper_lock)
+    lock = hold(files.keeper_lock)
     if lock is None:
         raise Conflict(_ALREADY, hint=_HINT)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -144,6 +144,18 @@ class ExperimentVerbs(Verbs):
             )
         return Page(found[:limit], len(found) > limit)
 
+    def run_counts(self, actor: Principal) -> dict[int, tuple[int, int | None]]:
+        """Of each experiment by number: its runs, and the newest start (milliseconds)."""
+        self._may_read(actor)
+        query = (
+            sa.select(experiment.c.number, sa.func.count(), sa.func.max(run.c.started_at))
+            .join(run, run.c.experiment_id == experiment.c.id)
+            .where(experiment.c.namespace_id == self.namespace_id, run.c.deleted_at.is_(None))
+            .group_by(experiment.c.number)
+        )
+        with self._database.read() as connection:
+            return {number: (runs, last) for number, runs, last in connection.execute(query)}
+
     def rename_experiment(self, actor: Principal, number: str, name: str) -> None:
         limits.experiment_name(name)
         self._may_write(actor)
