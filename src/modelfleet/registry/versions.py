@@ -347,7 +347,7 @@ class VersionVerbs(TemplateVerbs):
             if self.namespace != "default":
                 raise Conflict(
                     f"Models of the namespace {self.namespace} don't serve.",
-                    hint="Copy the version: modelfleet versions copy",
+                    hint="Log it in the default namespace, or import it from this one",
                 )
             if found.status in ("registered", "failed"):
                 store.set_version(connection, found.id, status="pending", reason="")
