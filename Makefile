@@ -10,6 +10,7 @@
 # make fuzz    bad input by coverage, for a minute a parser   (make fuzz ARGS='--seconds 600')
 # make bench-registry   beside mlflow server
 # make bench-hostile   what bad neighbours do to a good client
+# make bench-judge   how often the judge is wrong, beside the usual tests
 # make bench-writers   what writing costs on SQLite and PostgreSQL
 # make lock    resolve the dependencies anew
 
@@ -22,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check fuzz bench-serving bench-faults bench-pipelines bench-batch bench-gateway \
-  bench-registry bench-hostile bench-writers lock docs clean browser proto
+  bench-registry bench-hostile bench-writers bench-judge lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -67,6 +68,9 @@ bench-registry: $(VENV)/.installed
 
 bench-hostile: $(VENV)/.installed
 	$(BIN)/python bench/hostile.py $(ARGS)
+
+bench-judge: $(VENV)/.installed
+	$(BIN)/python bench/judge.py $(ARGS)
 
 bench-writers: $(VENV)/.installed
 	$(BIN)/python bench/writers.py

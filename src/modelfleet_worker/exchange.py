@@ -356,6 +356,7 @@ class Exchange:
                     get(b"x-mf-client-request-id", b"").decode("latin-1"),
                     self._endpoint,
                     error[:200],
+                    _key(get(b"x-mf-key"), get(b"x-mf-cookie"), get(b"cookie", b"")),
                 )
             )
         )
@@ -366,6 +367,14 @@ class Exchange:
             headers += b"\r\nx-request-id: " + self._request_id.encode("latin-1")
         raw = status == 200 and bool(self._raw)
         self._connection.respond(status, body, headers + extra, raw=raw)
+
+
+def _key(key: Optional[bytes], name: Optional[bytes], cookies: bytes) -> str:
+    """By what the request sticks to its version: a header's value or that of a cookie."""
+    if name is not None:
+        pairs = (one.strip().partition(b"=") for one in cookies.split(b";"))
+        key = next((value for named, _, value in pairs if named == name), None)
+    return key.decode("latin-1")[:200] if key else ""
 
 
 def inflate(body: bytes, wbits: int, limit: int) -> bytes:

@@ -107,6 +107,7 @@ class Home:
         latency_us: float = 1000.0,
         shift: float = 0.0,
         inputs: list[bytes] | None = None,
+        key: str = "",
     ) -> Record:
         """A record as a worker writes it. at: Unix seconds."""
         self.requests += 1
@@ -140,6 +141,7 @@ class Home:
             client_request_id="",
             endpoint=f"endpoint-{version}",
             error="" if status == 200 else "refused",
+            key=key,
         )
 
     def write(self, *records: Record, replica: int = 0, incarnation: int = 1) -> list[Record]:

@@ -152,3 +152,73 @@ def test_another_tick_length_begins_anew(home):
     assert not tick.is_late
     assert tick.start_us <= at * 1e6 < tick.start_us + 500_000
     second.close()
+
+
+def test_a_client_that_sticks_counts_once(home):
+    """Its failure in the tick of its first visit counts; what it does later does not."""
+    home.add_version(1)
+    home.watch(versions=[1], keys={"1": "rollout"})
+    collector, evidence, at = home.collector(), home.evidence(), time.time()
+    again = [home.record(1, at=at, key="a", latency_us=1000.0 + k) for k in range(5)]
+    home.write(*again, home.record(1, at=at, key="b"), home.record(1, at=at, key="b", status=503))
+    home.write(home.record(1, at=at, key="b", status=503), home.record(1, at=at, key="c"))
+    wait_until(at + 0.55)
+    collector.collect()
+    (tick,) = evidence.ticks(1)
+    assert (tick.requests, tick.errors) == (3, 1)
+    assert tick.latency.sum() == 3
+    later = time.time()
+    home.write(home.record(1, at=later, key="a", status=500), home.record(1, at=later, key="d"))
+    wait_until(later + 0.55)
+    collector.collect()
+    (second,) = evidence.ticks(1, after=tick.number)
+    assert (second.requests, second.errors) == (1, 0)
+    windows = evidence.windows(1, 0, 1 << 62)
+    assert sum(one.requests for one in windows) == 11  # monitors count everything
+    collector.close()
+
+
+def test_keys_survive_a_restart_and_go_with_their_rollout(home):
+    home.add_version(1)
+    home.watch(versions=[1], keys={"1": "rollout"})
+    at = time.time()
+    home.write(home.record(1, at=at, key="a", status=500))
+    first = home.collector()
+    first.collect()
+    first._connection.close()  # as if killed
+    home.write(home.record(1, at=at, key="a"), home.record(1, at=at, key="b"))
+    second = home.collector()
+    wait_until(at + 0.55)
+    second.collect()
+    (tick,) = home.evidence().ticks(1)
+    assert (tick.requests, tick.errors) == (2, 1)
+    home.watch(versions=[1])
+    second._tidy()
+    assert second._connection.execute("SELECT count(*) FROM sticky_key").fetchone() == (0,)
+    second.close()
+
+
+def test_a_retry_mends_the_failure_of_a_client(home):
+    home.add_version(1)
+    home.watch(versions=[1], keys={"1": "rollout"})
+    at = time.time()
+    home.write(home.record(1, at=at, key="a", status=503, request_id="r"))
+    home.write(home.record(1, at=at, key="a", request_id="r", attempt=2), replica=1)
+    collector = home.collector()
+    wait_until(at + 0.55)
+    collector.collect()
+    (tick,) = home.evidence().ticks(1)
+    assert (tick.requests, tick.errors) == (1, 0)
+    collector.close()
+
+
+def test_who_has_no_key_sticks_to_nothing(home):
+    home.add_version(1)
+    home.watch(versions=[1], keys={"1": "rollout"})
+    at = time.time()
+    home.write(*[home.record(1, at=at) for _ in range(6)])
+    collector = home.collector()
+    wait_until(at + 0.55)
+    collector.collect()
+    assert [one.requests for one in home.evidence().ticks(1)] == [6]
+    collector.close()

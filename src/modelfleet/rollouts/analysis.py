@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 
 from modelfleet.core.errors import InvalidInput
+from modelfleet.rollouts.sequential import Sums
+
+LOSSES = ("error_rate", "precision", "recall", "absolute_error")
+"""What may be judged of labels. Precision and recall as shares of what they miss."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,26 @@ class Analysis:
     """nobody feels a change below this"""
     predictions_max_distance: float | None = 0.2
     """largest difference of the two distributions of scores (Kolmogorov-Smirnov distance)"""
+    scores_max_change: float | None = None
+    """largest difference of the two mean scores, either way"""
+    outcomes: str | None = None
+    """a loss of `LOSSES`, by labels that come later"""
+    outcomes_max_increase: float = 0.01
+    """how much worse that loss may be, in its own units"""
+    outcomes_delay_seconds: float = 3600.0
+    """age at which predictions of both versions are compared: their labels should be there"""
+    outcomes_required: bool = True
+    """false: harm counts, even while the new version bakes, but no proof is waited for"""
     disagreements_max: float | None = 0.05
     """share of mirrored requests whose answers may differ (shadow only)"""
+    differences_max: float | None = None
+    """mean absolute difference of the scores of mirrored requests (shadow only)"""
     min_samples: int = 50
     """requests that each arm must have had before a step may end"""
+    hard_errors: float = 0.2
+    """share of failed requests that acts at once"""
+    hard_latency_ms: float | None = None
+    """half of the answers slower than this acts at once"""
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
@@ -42,6 +62,15 @@ class Analysis:
             raise InvalidInput("latency_quantile lies between 0 and 1.")
         if not 0 <= self.latency_floor_ms < math.inf or self.min_samples < 0:
             raise InvalidInput("latency_floor_ms and min_samples are not negative.")
+        for change in (self.scores_max_change, self.differences_max, self.outcomes_max_increase):
+            if change is not None and not 0 <= change < math.inf:
+                raise InvalidInput("Limits of changes are not negative.")
+        if self.outcomes is not None and self.outcomes not in LOSSES:
+            raise InvalidInput(f"outcomes is one of {', '.join(LOSSES)}.")
+        if not 0 <= self.outcomes_delay_seconds < math.inf:
+            raise InvalidInput("outcomes_delay_seconds is not negative.")
+        if not 0 < self.hard_errors <= 1 or (self.hard_latency_ms or 1.0) <= 0:
+            raise InvalidInput("hard_errors lies between 0 and 1, hard_latency_ms is above 0.")
 
     def metrics(self, *, mirrored: bool) -> tuple[str, ...]:
         """What is judged of a version that gets live traffic, or copies of it (`mirrored`)."""
@@ -49,7 +78,10 @@ class Analysis:
             "errors": self.errors_max_increase,
             "latency": self.latency_max_ratio,
             "predictions": None if mirrored else self.predictions_max_distance,
+            "scores": None if mirrored else self.scores_max_change,
+            "outcomes": None if mirrored or not self.outcomes else self.outcomes_max_increase,
             "disagreements": self.disagreements_max if mirrored else None,
+            "differences": self.differences_max if mirrored else None,
         }
         return tuple(metric for metric, limit in limits.items() if limit is not None)
 
@@ -62,6 +94,12 @@ class Arm:
     errors: int = 0
     latency: tuple[int, ...] = ()
     scores: tuple[int, ...] = ()
+    score_sums: Sums = Sums()
+    outcomes: int = 0
+    """labels of predictions that reached the age of comparison in this tick"""
+    outcome_sum: float = 0.0
+    """of values where more is better: rightly answered rows, or minus the absolute error"""
+    outcome_squares: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +108,12 @@ class Tick:
     stable: Arm
     canary: Arm
     pairs: int = 0
+    """mirrored requests that could be compared"""
     disagreements: int = 0
+    differences: Sums = Sums()
+    """|shadow's score - stable's score| of these pairs"""
+    stable_us: float = 0.0
+    """sum of the pairs' latencies"""
+    shadow_us: float = 0.0
     turning: bool = False
     """the weights changed in it: no good for the split and the distributions"""

@@ -11,46 +11,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 import numpy as np
 
 from modelfleet.rollouts.analysis import Analysis, Arm, Tick
-from modelfleet.rollouts.sequential import OneArm, TwoArm, kolmogorov_band, split_log_e
+from modelfleet.rollouts.findings import Finding, MetricVerdict, Verdict, judged
+from modelfleet.rollouts.sequential import Mean, OneArm, Sums, TwoArm, split_log_e
 from modelfleet.telemetry.latency import BOUNDS_US, BUCKETS, quantile_us
+
+__all__ = ["Finding", "JudgeState", "MetricVerdict", "Verdict", "begin", "update", "verdict"]
 
 WARM_UP_TICKS = 5
 HARD_RATE = 0.2
 HARD_REQUESTS = 50
 SPLIT_LIMIT = math.log(1000)
-
-
-class Finding(StrEnum):
-    HARM = "fail"
-    PROOF = "pass"
-    OPEN = "inconclusive"
-
-
-@dataclass(frozen=True)
-class MetricVerdict:
-    metric: str
-    finding: Finding
-    sentence: str
-    harm: float
-    """ln E against "within the margin"; for predictions the distance that is sure"""
-    harm_needed: float
-    proof: float
-    """ln E against "beyond the margin"; for predictions the distance that is possible"""
-    proof_needed: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    finding: Finding
-    metrics: tuple[MetricVerdict, ...]
-    samples_stable: int
-    samples_canary: int
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -65,6 +39,19 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """Losses by labels of equal age: as shares (tests) or as a mean."""
+
+    harm: TwoArm = TwoArm(1, 0.0)
+    proof: TwoArm = TwoArm(-1, 0.0)
+    loss: Mean = Mean()
+    """canary - stable"""
+    stable: tuple[int, float] = (0, 0.0)
+    """labels, and the sum of losses"""
+    canary: tuple[int, float] = (0, 0.0)
+
+
+@dataclass(frozen=True)
 class JudgeState:
     """Everything the judge knows of one attempt."""
 
@@ -74,8 +61,12 @@ class JudgeState:
     scores_stable: tuple[int, ...] = ()
     """of this step, as are those of the canary"""
     scores_canary: tuple[int, ...] = ()
+    change: Mean = Mean()
+    """mean score, canary - stable"""
+    outcomes: Outcomes = Outcomes()
     disagree_harm: OneArm = OneArm(1, 0.05)
     disagree_proof: OneArm = OneArm(-1, 0.05)
+    differences: Mean = Mean()
     split: float = 0.0
     """ln E of the steps before"""
     step_samples: tuple[int, int] = (0, 0)
@@ -89,16 +80,24 @@ class JudgeState:
     """the first of these that broke the hard limit in this step"""
     pairs: tuple[int, int] = (0, 0)
     """mirrored requests that could be compared, and those whose answers differed"""
+    paired_us: tuple[float, float] = (0.0, 0.0)
+    """sums of the latencies of these, stable's and the shadow's"""
+    slow_lately: tuple[int, int] = (0, 0)
+    """answers of the canary since the hard limit was last looked at, and those over it"""
+    too_slow: tuple[int, int] | None = None
+    """the first of these that broke the hard limit of latency"""
     last_tick: int = -1
     notes: tuple[str, ...] = field(default_factory=tuple)
 
 
 def begin(analysis: Analysis) -> JudgeState:
     margin = analysis.errors_max_increase or 0.0
+    worse = analysis.outcomes_max_increase
     limit = analysis.disagreements_max if analysis.disagreements_max is not None else 0.05
     return JudgeState(
         errors_harm=TwoArm(1, margin),
         errors_proof=TwoArm(-1, margin),
+        outcomes=Outcomes(TwoArm(1, worse), TwoArm(-1, worse)),
         disagree_harm=OneArm(1, limit),
         disagree_proof=OneArm(-1, limit),
     )
@@ -116,7 +115,9 @@ def next_step(state: JudgeState, weight: float) -> JudgeState:
         step_samples=(0, 0),
         lately=(0, 0),
         stable_lately=(0, 0),
+        slow_lately=(0, 0),
         broken=None,
+        too_slow=None,
     )
 
 
@@ -127,7 +128,7 @@ def update(state: JudgeState, analysis: Analysis, tick: Tick) -> JudgeState:
     a, b = tick.stable, tick.canary
     counts = (a.requests, a.errors, b.requests, b.errors)
     scores = _scores(state, tick)
-    state = _look_at_hard_limit(state, a, b)
+    state = _look_at_slowness(_look_at_hard_limit(state, analysis, a, b), analysis, b)
     return replace(
         state,
         errors_harm=state.errors_harm.update(*counts),
@@ -135,26 +136,70 @@ def update(state: JudgeState, analysis: Analysis, tick: Tick) -> JudgeState:
         latency=_latency(state.latency, analysis, a, b),
         scores_stable=scores[0],
         scores_canary=scores[1],
+        change=state.change.difference(a.score_sums, b.score_sums),
+        outcomes=_outcomes(state.outcomes, analysis, a, b),
         disagree_harm=state.disagree_harm.update(tick.pairs, tick.disagreements),
         disagree_proof=state.disagree_proof.update(tick.pairs, tick.disagreements),
+        differences=state.differences.single(tick.differences),
         step_samples=_samples(state.step_samples, tick),
         hard=(state.hard[0] + b.requests, state.hard[1] + b.errors),
         stable_seen=(state.stable_seen[0] + a.requests, state.stable_seen[1] + a.errors),
         pairs=(state.pairs[0] + tick.pairs, state.pairs[1] + tick.disagreements),
+        paired_us=(state.paired_us[0] + tick.stable_us, state.paired_us[1] + tick.shadow_us),
         last_tick=tick.number,
     )
 
 
-def _look_at_hard_limit(state: JudgeState, a: Arm, b: Arm) -> JudgeState:
+def _look_at_hard_limit(state: JudgeState, analysis: Analysis, a: Arm, b: Arm) -> JudgeState:
     """In blocks of at least 50 requests, so that long good times don't hide a bad moment."""
     begun = state.lately if state.lately[0] < HARD_REQUESTS else (0, 0)
     stable = state.stable_lately if begun == state.lately else (0, 0)
     lately = (begun[0] + b.requests, begun[1] + b.errors)
     stable = (stable[0] + a.requests, stable[1] + a.errors)
-    broken = state.broken
-    if broken is None and breaks(*lately) and not breaks(*stable):
+    broken, limit = state.broken, analysis.hard_errors
+    if broken is None and breaks(*lately, limit) and not breaks(*stable, limit):
         broken = lately
     return replace(state, lately=lately, stable_lately=stable, broken=broken)
+
+
+def _look_at_slowness(state: JudgeState, analysis: Analysis, b: Arm) -> JudgeState:
+    """The same of answers that are slower than the hard limit."""
+    if analysis.hard_latency_ms is None or not b.latency:
+        return state
+    first = int(np.searchsorted(BOUNDS_US, 1000 * analysis.hard_latency_ms, side="left"))
+    begun = state.slow_lately if state.slow_lately[0] < HARD_REQUESTS else (0, 0)
+    lately = (begun[0] + sum(b.latency), begun[1] + sum(b.latency[first + 1 :]))
+    found = state.too_slow
+    if found is None and breaks(*lately, 0.5):
+        found = lately
+    return replace(state, slow_lately=lately, too_slow=found)
+
+
+def breaks(requests: int, errors: int, limit: float = HARD_RATE) -> bool:
+    """Whether these counts are over a hard limit."""
+    return requests >= HARD_REQUESTS and errors > limit * requests
+
+
+def _outcomes(state: Outcomes, analysis: Analysis, a: Arm, b: Arm) -> Outcomes:
+    """Losses are what outcomes lack: rows that were wrong, or absolute errors."""
+    if analysis.outcomes is None or not (a.outcomes or b.outcomes):
+        return state
+    after = replace(
+        state,
+        stable=(state.stable[0] + a.outcomes, state.stable[1] + _lost(analysis, a)),
+        canary=(state.canary[0] + b.outcomes, state.canary[1] + _lost(analysis, b)),
+    )
+    if analysis.outcomes == "absolute_error":
+        sums = (Sums(one.outcomes, -one.outcome_sum, one.outcome_squares) for one in (a, b))
+        return replace(after, loss=state.loss.difference(*sums))
+    counts = (a.outcomes, round(_lost(analysis, a)), b.outcomes, round(_lost(analysis, b)))
+    return replace(after, harm=state.harm.update(*counts), proof=state.proof.update(*counts))
+
+
+def _lost(analysis: Analysis, arm: Arm) -> float:
+    if analysis.outcomes == "absolute_error":
+        return -arm.outcome_sum
+    return arm.outcomes - arm.outcome_sum
 
 
 def _scores(state: JudgeState, tick: Tick) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -213,17 +258,22 @@ def _nearest_bound(latency_us: float) -> float:
 
 
 def verdict(
-    state: JudgeState, analysis: Analysis, *, steps: int, weight: float, mirrored: bool
+    state: JudgeState,
+    analysis: Analysis,
+    *,
+    steps: int,
+    weight: float,
+    mirrored: bool,
+    arms: int = 1,
 ) -> Verdict:
     """What the ticks so far say. `steps`: weights of the whole plan that are judged.
 
-    `weight`: share of live traffic that the canary gets now. `mirrored`: it gets copies instead.
+    `weight`: the canary's share of the live traffic of both. `mirrored`: it gets copies instead.
+    `arms`: how many versions are compared with the stable one at once.
     """
-    if state.broken is not None:
-        requests, errors = state.broken
-        sentence = f"{errors} of {requests} requests failed: over the hard limit of 20 %."
-        return _overall(state, (), Finding.HARM, sentence)
-    metrics = _metrics(state, analysis, steps, mirrored)
+    if hard := hard_limit(state, analysis):
+        return _overall(state, (), Finding.HARM, hard)
+    metrics = judged(state, analysis, steps, mirrored, arms)
     stable, canary = state.step_samples
     split = state.split if mirrored else state.split + split_log_e(canary, stable + canary, weight)
     if split >= SPLIT_LIMIT:
@@ -232,16 +282,30 @@ def verdict(
     worst = [one for one in metrics if one.finding is Finding.HARM]
     if worst:
         return _overall(state, metrics, Finding.HARM, worst[0].sentence)
-    if metrics and all(one.finding is Finding.PROOF for one in metrics):
-        names = ", ".join(one.metric for one in metrics)
+    needed = [one for one in metrics if one.required]
+    if needed and all(one.finding is Finding.PROOF for one in needed):
+        names = ", ".join(one.metric for one in needed)
         return _overall(state, metrics, Finding.PROOF, f"Proven within its margins: {names}.")
-    missing = ", ".join(one.metric for one in metrics if one.finding is Finding.OPEN)
+    missing = ", ".join(one.metric for one in needed if one.finding is Finding.OPEN)
     return _overall(state, metrics, Finding.OPEN, f"Not proven yet: {missing}.")
 
 
-def breaks(requests: int, errors: int) -> bool:
-    """Whether these counts are over the hard limit."""
-    return requests >= HARD_REQUESTS and errors > HARD_RATE * requests
+def hard_limit(state: JudgeState, analysis: Analysis) -> str:
+    """Which hard limit the canary broke, as a sentence; empty if none."""
+    if state.broken is not None:
+        requests, errors = state.broken
+        limit = f"over the hard limit of {100 * analysis.hard_errors:g} %"
+        return f"{errors} of {requests} requests failed: {limit}."
+    if state.too_slow is not None:
+        answers, slow = state.too_slow
+        return f"{slow} of {answers} answers took over {analysis.hard_latency_ms:g} ms."
+    return ""
+
+
+def late_harm(state: JudgeState, analysis: Analysis, *, arms: int = 1) -> str:
+    """While a promoted version bakes: what labels of the time before say, if it is harm."""
+    found = [one for one in judged(state, analysis, 1, False, arms) if one.metric == "outcomes"]
+    return found[0].sentence if found and found[0].finding is Finding.HARM else ""
 
 
 def _overall(
@@ -249,102 +313,3 @@ def _overall(
 ) -> Verdict:
     stable, canary = state.step_samples
     return Verdict(finding, metrics, stable, canary, sentence)
-
-
-def _metrics(
-    state: JudgeState, analysis: Analysis, steps: int, mirrored: bool
-) -> tuple[MetricVerdict, ...]:
-    wanted = analysis.metrics(mirrored=mirrored)
-    m = len(wanted)
-    found: list[MetricVerdict] = []
-    if "errors" in wanted:
-        found.append(_errors(state, analysis, m))
-    if "latency" in wanted:
-        found.append(_slowness(state, analysis, m))
-    if "predictions" in wanted:
-        found.append(_distance(state, analysis, m, steps))
-    if "disagreements" in wanted:
-        found.append(_disagreement(state, analysis, m))
-    return tuple(found)
-
-
-def _rate(errors: int, requests: int) -> str:
-    return f"{100 * errors / requests:.2f} %" if requests else "nothing"
-
-
-def _errors(state: JudgeState, analysis: Analysis, m: int) -> MetricVerdict:
-    ours = _rate(state.hard[1], state.hard[0])
-    theirs = _rate(state.stable_seen[1], state.stable_seen[0])
-    margin = 100 * (analysis.errors_max_increase or 0.0)
-    facts = f"canary fails {ours}, stable {theirs}, {margin:g} points more are allowed"
-    return _evalue("errors", facts, state.errors_harm, state.errors_proof, analysis, m)
-
-
-def _slowness(state: JudgeState, analysis: Analysis, m: int) -> MetricVerdict:
-    latency = state.latency
-    if latency.threshold_us is None:
-        facts = "the stable version's latency is being learnt"
-    else:
-        ratio, floor = analysis.latency_max_ratio or 1.0, analysis.latency_floor_ms
-        allowed = max(ratio * latency.threshold_us / 1000, floor)
-        quantile = f"p{100 * analysis.latency_quantile:g}"
-        facts = (
-            f"stable's {quantile} is {latency.threshold_us / 1000:.3g} ms, "
-            f"the canary's may be {allowed:.3g} ms"
-        )
-    return _evalue("latency", facts, latency.harm, latency.proof, analysis, m)
-
-
-def _disagreement(state: JudgeState, analysis: Analysis, m: int) -> MetricVerdict:
-    pairs, different = state.pairs
-    limit = 100 * (analysis.disagreements_max or 0.0)
-    facts = f"{different} of {pairs} pairs of answers differ, {limit:g} % may"
-    return _evalue("disagreements", facts, state.disagree_harm, state.disagree_proof, analysis, m)
-
-
-def _evalue(
-    metric: str,
-    facts: str,
-    harm: TwoArm | OneArm,
-    proof: TwoArm | OneArm,
-    analysis: Analysis,
-    m: int,
-) -> MetricVerdict:
-    harm_needed, proof_needed = math.log(m / analysis.alpha), math.log(1 / analysis.alpha)
-    finding, word = Finding.OPEN, "Undecided"
-    if harm.highest >= harm_needed:
-        finding, word = Finding.HARM, "Worse"
-    elif proof.highest >= proof_needed:
-        finding, word = Finding.PROOF, "Proven"
-    sentence = f"{word} in {metric}: {facts}."
-    return MetricVerdict(
-        metric, finding, sentence, harm.highest, harm_needed, proof.highest, proof_needed
-    )
-
-
-def _distance(state: JudgeState, analysis: Analysis, m: int, steps: int) -> MetricVerdict:
-    limit = analysis.predictions_max_distance or 0.0
-    a = np.array(state.scores_stable or (0,), dtype=np.float64)
-    b = np.array(state.scores_canary or (0,), dtype=np.float64)
-    n_a, n_b = int(a.sum()), int(b.sum())
-    if n_a == 0 or n_b == 0:
-        sentence = "Undecided in predictions: one side has not predicted yet."
-        return MetricVerdict("predictions", Finding.OPEN, sentence, 0.0, limit, 1.0, limit)
-    distance = float(np.abs(np.cumsum(a) / n_a - np.cumsum(b) / n_b).max())
-    per_step = analysis.alpha / max(steps, 1)
-    sure = distance - _band(n_a, n_b, per_step / m)
-    possible = distance + _band(n_a, n_b, per_step)
-    finding, word = Finding.OPEN, "Undecided"
-    if sure > limit:
-        finding, word = Finding.HARM, "Worse"
-    elif possible < limit:
-        finding, word = Finding.PROOF, "Proven"
-    sentence = (
-        f"{word} in predictions: their distributions lie {distance:.3f} apart "
-        f"(at least {max(sure, 0):.3f}, at most {min(possible, 1):.3f}), {limit:g} is allowed."
-    )
-    return MetricVerdict("predictions", finding, sentence, sure, limit, possible, limit)
-
-
-def _band(n_a: int, n_b: int, alpha: float) -> float:
-    return kolmogorov_band(n_a, alpha / 2) + kolmogorov_band(n_b, alpha / 2)

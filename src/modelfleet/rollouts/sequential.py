@@ -5,6 +5,9 @@
 * `OneArm`: the same against a fixed limit.
 * `kolmogorov_band`: time-uniform band of an empirical distribution function (Howard & Ramdas,
   2022, "Sequential estimation of quantiles with applications to A/B testing").
+* `Mean`: asymptotic confidence sequence of a mean (Waudby-Smith, Arbour,
+  Sinha, Kennedy & Ramdas, 2024, "Time-uniform central limit theory and asymptotic confidence
+  sequences"), the difference of two stratified by tick, so that a drifting input fools nobody.
 * `split_log_e`: Bayes factor of the observed split against the intended weight.
 
 An e-process L (as a logarithm) rejects its null hypothesis at level alpha when it has ever reached
@@ -116,6 +119,95 @@ class OneArm:
             log_e=log_e,
             highest=max(self.highest, log_e),
         )
+
+
+BURN_IN = 50
+"""rows of each arm before a mean is bounded"""
+_BEST_AT = 2000.0
+"""rows at which a bound of a mean is made to be tightest"""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Rows, their sum, and the sum of their squares."""
+
+    rows: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.rows
+
+    @property
+    def variance(self) -> float:
+        """Unbiased; of two rows or more."""
+        return max(self.squares - self.total**2 / self.rows, 0.0) / (self.rows - 1)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What is known of one mean, or of the difference of two (canary - stable).
+
+    weight, total, variance: H, S and V of the sequence. `scale` is V/H at the end of the burn-in.
+    """
+
+    weight: float = 0.0
+    total: float = 0.0
+    variance: float = 0.0
+    rows_a: int = 0
+    rows_b: int = 0
+    scale: float = 0.0
+
+    def difference(self, a: Sums, b: Sums) -> Mean:
+        """One tick of two arms. A tick with fewer than two rows in an arm says nothing."""
+        if a.rows < 2 or b.rows < 2:
+            return self
+        h = a.rows * b.rows / (a.rows + b.rows)
+        spread = a.variance / a.rows + b.variance / b.rows
+        return self._add(h, b.mean - a.mean, spread, a.rows, b.rows)
+
+    def single(self, b: Sums) -> Mean:
+        """One tick of one arm."""
+        if b.rows < 2:
+            return self
+        return self._add(b.rows, b.mean, b.variance / b.rows, b.rows, b.rows)
+
+    def _add(self, h: float, mean: float, spread: float, rows_a: int, rows_b: int) -> Mean:
+        after = replace(
+            self,
+            weight=self.weight + h,
+            total=self.total + h * mean,
+            variance=self.variance + h * h * spread,
+            rows_a=self.rows_a + rows_a,
+            rows_b=self.rows_b + rows_b,
+        )
+        if self.scale == 0 and min(after.rows_a, after.rows_b) >= BURN_IN:
+            return replace(after, scale=after.variance / after.weight)
+        return after
+
+    @property
+    def estimate(self) -> float:
+        return self.total / self.weight if self.weight else 0.0
+
+    def half(self, alpha: float, *, two_sided: bool = False, least: float = 0.0) -> float:
+        """Half width of the sequence now; infinite during the burn-in.
+
+        least: standard deviation to assume when rows differ by less, as all-equal ones do.
+        """
+        if min(self.rows_a, self.rows_b) < BURN_IN:
+            return math.inf
+        scale = self.scale or least**2
+        if scale == 0:
+            return math.inf
+        level = alpha if two_sided else 2 * alpha
+        best = -2 * math.log(level) + math.log(1 - 2 * math.log(level))
+        rho2 = best / (_BEST_AT * scale)
+        v = max(self.variance, least**2 * self.weight) * rho2 + 1
+        if two_sided:
+            return math.sqrt(v / rho2 * math.log(v / alpha**2)) / self.weight
+        inside = math.log(1 + math.sqrt(v) / (2 * alpha))
+        return math.sqrt(2 * v / rho2 * inside) / self.weight
 
 
 def kolmogorov_band(n: int, alpha: float) -> float:

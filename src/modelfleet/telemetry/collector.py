@@ -271,6 +271,7 @@ class Collector:
         self._counting.forget(now - 2 * self._counting.window_us)
         with transaction(self._connection):
             execute = self._connection.execute
+            self._counting.keys.forget(self._connection, self._watch_file.read().keys.values())
             execute("DELETE FROM tick WHERE number < ?", (oldest_tick,))
             execute("DELETE FROM pair_tick WHERE number < ?", (oldest_tick,))
             execute("DELETE FROM alias WHERE time < ?", (now - _ALIAS_LIFE_US,))

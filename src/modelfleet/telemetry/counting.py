@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelfleet.telemetry import latency
+from modelfleet.telemetry.keys import StickyKeys, Visit
 from modelfleet.telemetry.layouts import VersionLayout, Versions
 from modelfleet.telemetry.states import State
 from modelfleet.telemetry.watch import Watch
-from modelfleet_worker.wire.segment import BATCH_PREFIX, Record, is_batch
+from modelfleet_worker.wire.segment import BATCH_PREFIX, SHADOW, Record, is_batch
 
 K = TypeVar("K", bound=Hashable)
 WindowKey = tuple[int, int, str]
@@ -44,6 +45,11 @@ class OpenStates(Generic[K]):
             state = State.empty(sizes) if blob is None else State.decode(blob)
             self._states[key] = state
         return state
+
+    def known(self, key: K) -> State:
+        """A state that is there, to be changed."""
+        state = self._states.get(key)
+        return self.change(key, state.sizes if state is not None else (0,))
 
     def take_changed(self) -> list[tuple[K, State]]:
         changed = [(key, self._states[key]) for key in self._changed]
@@ -75,6 +81,7 @@ class Counting:
         """The judge may read up to this tick. Records of it or before come too late for it."""
         self.unreadable = 0
         """Answered requests whose tensors didn't fit their signature."""
+        self.keys = StickyKeys(connection)
         self._last_seen: dict[int, int] = {}
         self._windows = OpenStates[WindowKey](
             lambda key: _blob(
@@ -111,8 +118,11 @@ class Counting:
         old_score = self._count([old], undo=True)
         new_score = self._count([new], undo=False)
         if old.time_ns // self.tick_ns > self.closed_tick:
-            self._count_ticks([old], old_score, watch, undo=True)
-            self._count_ticks([new], new_score, watch, undo=False)
+            if str(old.version) in watch.keys or str(new.version) in watch.keys:
+                self._correct(old, new, watch)
+            else:
+                self._count_ticks([old], old_score, watch, undo=True)
+                self._count_ticks([new], new_score, watch, undo=False)
         return float(new_score[0])
 
     def scores(self, records: Sequence[Record]) -> NDArray[np.float64]:
@@ -183,10 +193,15 @@ class Counting:
     ) -> None:
         watched = watch.watched()
         groups: dict[TickKey, list[int]] = {}
+        failures: list[TickKey] = []
         for place, record in enumerate(records):
             if record.version in watched and not is_batch(record):
-                number = self.tick_number(record.time_ns)
-                groups.setdefault((record.version, number), []).append(place)
+                key = (record.version, self.tick_number(record.time_ns))
+                visit = self._visit(record, key, watch)
+                if visit is Visit.FIRST:
+                    groups.setdefault(key, []).append(place)
+                elif visit is Visit.FAILED:
+                    failures.append(key)
         for (index, number), places in groups.items():
             edges = self._versions.get(watch.edges_of(index)).profile
             bins = edges.score if edges is not None else None
@@ -201,6 +216,25 @@ class Counting:
                 tick.merge(added.negated() if undo else added)
             else:  # the edges changed within this tick
                 tick.add_operations(added.negated() if undo else added)
+        for key in failures:
+            self._ticks.known(key).errors += 1
+
+    def _visit(self, record: Record, key: TickKey, watch: Watch) -> Visit:
+        """Whether a request counts in its tick: of a client that sticks, the first one does."""
+        scope = watch.keys.get(str(record.version))
+        if scope is None or not record.key or record.flags & SHADOW:
+            return Visit.FIRST
+        return self.keys.visit(scope, record.key, *key, failed=record.status >= 500)
+
+    def _correct(self, old: Record, new: Record, watch: Watch) -> None:
+        """Another attempt at a request of a client that sticks: it may mend the client's failure,
+        or be the first."""
+        key = (old.version, self.tick_number(old.time_ns))
+        scope = watch.keys.get(str(old.version))
+        if scope is None or not old.key or not old.status >= 500 > new.status:
+            self._count_ticks([new], self.scores([new]), watch, undo=False)
+        elif self.keys.unmark(scope, old.key, *key):
+            self._ticks.known(key).errors -= 1
 
     def tick_number(self, time_ns: int) -> int:
         """Even for a tick in time, odd for what came too late: the tick after the last closed."""
@@ -209,6 +243,7 @@ class Counting:
 
     def save(self, connection: sqlite3.Connection) -> None:
         """Write all states that changed; part of the collector's transaction."""
+        self.keys.save(connection)
         connection.executemany(
             "INSERT OR REPLACE INTO window VALUES (?, ?, ?, ?, ?, ?)",
             [

@@ -20,14 +20,27 @@ from modelfleet.core.files import make_private
 
 SCHEMA_VERSION = 1
 
-_BATCH = """
+_LATER_COLUMNS = {
+    "outcome_window": (
+        "predicted INTEGER NOT NULL DEFAULT 0",
+        "positive INTEGER NOT NULL DEFAULT 0",
+        "hits INTEGER NOT NULL DEFAULT 0",
+    )
+}
+"""Of a later release than the first, as is the table of batches: databases of that one get them
+when they are opened."""
+_LATER_TABLES = """
+-- Keys of sticky rollouts (`scope`), each with the tick of its first visit.
+CREATE TABLE IF NOT EXISTS sticky_key (
+    scope TEXT NOT NULL, key INTEGER NOT NULL, version_index INTEGER NOT NULL,
+    number INTEGER NOT NULL, failed INTEGER NOT NULL,
+    PRIMARY KEY (scope, key)) WITHOUT ROWID;
 -- What batches predicted, by run and version.
 CREATE TABLE IF NOT EXISTS batch (
     batch TEXT NOT NULL, version_index INTEGER NOT NULL, layout TEXT NOT NULL,
     records INTEGER NOT NULL, rows INTEGER NOT NULL, state BLOB NOT NULL,
     PRIMARY KEY (batch, version_index)) WITHOUT ROWID
 """
-"""Of a later release than the first: databases of that one get it when they are opened."""
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
@@ -129,7 +142,13 @@ def open_writer(path: Path) -> sqlite3.Connection:
                 hint="Install the release that wrote it, or move the file away: it then begins "
                 "anew.",
             )
-        connection.execute(_BATCH)
+        for statement in _LATER_TABLES.split(";"):
+            connection.execute(statement)
+        for table, columns in _LATER_COLUMNS.items():
+            known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+            for column in columns:
+                if column.split()[0] not in known:
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
     return connection
 
 
@@ -141,10 +160,17 @@ def open_reader(path: Path) -> sqlite3.Connection | None:
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None
     )
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION or _lacks_columns(connection):
         connection.close()
         return None
     return connection
+
+
+def _lacks_columns(connection: sqlite3.Connection) -> bool:
+    """Of an earlier release, which the collector has not opened yet."""
+    return not connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE name = 'sticky_key'"
+    ).fetchone()
 
 
 @contextmanager

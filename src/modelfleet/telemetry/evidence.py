@@ -328,7 +328,8 @@ class EvidenceReader:
             if connection is None:
                 return []
             rows = connection.execute(
-                "SELECT start, labelled, wrong, absolute, squared, log_loss FROM outcome_window "
+                "SELECT start, labelled, wrong, absolute, squared, log_loss, predicted, positive, "
+                "hits FROM outcome_window "
                 "WHERE version_index = ? AND start >= ? AND start < ? ORDER BY start",
                 (version_index, start_us, end_us),
             ).fetchall()

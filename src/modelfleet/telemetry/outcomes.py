@@ -11,7 +11,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,6 +51,11 @@ class Losses:
     absolute: float = 0.0
     squared: float = 0.0
     log_loss: float = 0.0
+    predicted: int = 0
+    """rows that were said to be true; for probabilities only, as are those that were (`positive`)
+    and those that were both (`hits`)"""
+    positive: int = 0
+    hits: int = 0
 
     def add(self, score: float, value: float, is_probability: bool, sign: int = 1) -> None:
         if not (math.isfinite(score) and math.isfinite(value)):
@@ -59,7 +64,11 @@ class Losses:
         self.absolute += sign * abs(score - value)
         self.squared += sign * (score - value) ** 2
         if is_probability and value in (0.0, 1.0) and 0.0 <= score <= 1.0:
-            self.wrong += sign * ((score >= 0.5) != (value == 1.0))
+            said, true = score >= 0.5, value == 1.0
+            self.wrong += sign * (said != true)
+            self.predicted += sign * said
+            self.positive += sign * true
+            self.hits += sign * (said and true)
             likely = score if value == 1.0 else 1.0 - score
             self.log_loss -= sign * math.log(min(max(likely, _CLIP), 1.0))
 
@@ -167,14 +176,13 @@ class Outcomes:
 
     def _save(self, sums: dict[tuple[int, int], Losses]) -> None:
         self._connection.executemany(
-            "INSERT INTO outcome_window VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "INSERT INTO outcome_window VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET labelled = labelled + excluded.labelled, "
             "wrong = wrong + excluded.wrong, absolute = absolute + excluded.absolute, "
-            "squared = squared + excluded.squared, log_loss = log_loss + excluded.log_loss",
-            [
-                (*key, one.labelled, one.wrong, one.absolute, one.squared, one.log_loss)
-                for key, one in sums.items()
-            ],
+            "squared = squared + excluded.squared, log_loss = log_loss + excluded.log_loss, "
+            "predicted = predicted + excluded.predicted, "
+            "positive = positive + excluded.positive, hits = hits + excluded.hits",
+            [(*key, *astuple(one)) for key, one in sums.items()],
         )
 
     def seal(self) -> None:

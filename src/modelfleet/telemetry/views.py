@@ -150,6 +150,11 @@ class OutcomeWindow:
     squared: float
     """Sum of squared errors; for probabilities the Brier score's sum."""
     log_loss: float
+    predicted_true: int = 0
+    """For probabilities: rows that were said to be true."""
+    true: int = 0
+    hits: int = 0
+    """Rows that were both."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ class Watch(msgspec.Struct, frozen=True):
     """Version index (as text) to the version on whose reference score edges its scores are
     counted, so that both arms of a rollout share their bins. Its own, if not named."""
 
+    keys: dict[str, str] = {}
+    """Version index (as text) to a rollout whose clients stick to versions. There a client counts
+    once, in the tick of its first visit: requests of one client are not independent."""
+
     def watched(self) -> frozenset[int]:
         paired = [index for pair in self.pairs for index in (pair.stable, pair.shadow)]
         return frozenset([*self.versions, *paired])

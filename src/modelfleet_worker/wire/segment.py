@@ -36,7 +36,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One inference. Tensors are raw bytes in signature order (see `tensors`), only if 200.
 
     trace_id: 16 bytes or none; time_ns: Unix; latency_ns: decode to encode in the worker;
-    flags: SHADOW; status 599 (CRASHED) is written by the collector alone.
+    flags: SHADOW; status 599 (CRASHED) is written by the collector alone; key: by which the
+    request sticks to a version, if it does.
     """
 
     version: int
@@ -55,6 +56,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     client_request_id: str
     endpoint: str
     error: str
+    key: str = ""
 
 
 def is_batch(record: Record) -> bool:

@@ -112,6 +112,8 @@ def _route(
         added.append(_header("x-mf-priority", endpoint.priority, _ABSENT))
     if endpoint.concurrency is not None:
         added.append(_header("x-mf-concurrency", str(endpoint.concurrency), _OVERWRITE))
+    if endpoint.sticky is not None:
+        added.append(_key(endpoint.sticky))
     found: dict[str, object] = {"route": action}
     if added:
         found["request_headers_to_add"] = added
@@ -170,8 +172,18 @@ def _patience(endpoint: EndpointRoutes) -> dict[str, object]:
 def _hash(sticky: Sticky) -> dict[str, object]:
     if sticky.by == "cookie":
         return {"cookie": {"name": sticky.name}}
-    name = "x-mf-caller" if sticky.by == "caller" else sticky.name
-    return {"header": {"header_name": name}}
+    return {"header": {"header_name": _holder(sticky)}}
+
+
+def _holder(sticky: Sticky) -> str:
+    return "x-mf-caller" if sticky.by == "caller" else sticky.name
+
+
+def _key(sticky: Sticky) -> dict[str, object]:
+    """What the worker notes as the request's key, or the cookie that holds it."""
+    if sticky.by == "cookie":
+        return _header("x-mf-cookie", sticky.name, _OVERWRITE)
+    return _header("x-mf-key", f"%REQ({_holder(sticky)})%", _OVERWRITE)
 
 
 def _mirror(shadow: Shadow) -> dict[str, object]:
