@@ -42,6 +42,7 @@ _COMMANDS = {
     "pipelines": ("pipelines", "Pipelines: define, list, show, run, delete."),
     "deploy": ("serving", "Roll a version out at once."),
     "tune": ("tuning", "Measure batch sizes of a version; apply the best."),
+    "training": ("training", "Make a better version: start, list, show, log, cancel, hook."),
     "rollouts": ("serving", "Rollouts: start, list, show, pause, resume, abort."),
     "predict": ("serving", "Call an endpoint."),
     "predictions": ("evidence", "The newest predictions of a version."),

@@ -171,6 +171,18 @@ def _arguments(
     return found
 
 
+def _numbers(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, float]:
+    found = {}
+    for key, text in _pairs(context, parameter, given).items():
+        try:
+            found[key] = float(text)
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is no number.") from error
+    return found
+
+
 _FILE = click.Path(exists=True, path_type=Path)
 
 
@@ -203,6 +215,13 @@ _FILE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--code", multiple=True, type=_FILE, help="Source file or folder to keep with it; repeatable."
 )
+@click.option(
+    "--metric", "metrics", multiple=True, callback=_numbers, help="KEY=NUMBER, repeatable."
+)
+@click.option(
+    "--parameter", "parameters", multiple=True, callback=_pairs, help="KEY=VALUE, repeatable."
+)
+@click.option("--tag", "tags", multiple=True, callback=_pairs, help="KEY=VALUE, repeatable.")
 @click.option("--wait", is_flag=True, help="Until it was checked and compiled.")
 @connected
 def register(
@@ -210,6 +229,9 @@ def register(
     name: str,
     team: str | None,
     code: tuple[Path, ...],
+    metrics: dict[str, float],
+    parameters: dict[str, str],
+    tags: dict[str, str],
     example: Path | None,
     reference: Path | None,
     requirements: tuple[str, ...],
@@ -239,7 +261,10 @@ def register(
                 python=python or own_python(),
                 compile=given["compile"],
                 version=version,
+                metrics=metrics,
+                parameters=parameters,
                 code=code,
+                tags=tags,
             )
         else:
             made = connection.register(
@@ -251,7 +276,10 @@ def register(
                 requirements=requirements or None,
                 python=python,
                 version=version,
+                metrics=metrics,
+                parameters=parameters,
                 code=code,
+                tags=tags,
                 **given,
             )
         if wait:

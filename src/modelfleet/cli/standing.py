@@ -289,9 +289,12 @@ def list_webhooks(home: Path | None, url: str | None, as_json: bool) -> None:
 @webhooks.command("create")
 @click.argument("name")
 @click.argument("target")
-@click.option("--event", "events", multiple=True, default=["*"], help="Repeatable.")
+@click.option("--event", "events", multiple=True, help="Repeatable.  [*]")
 @click.option(
-    "--format", "format_", default="cloudevents", type=click.Choice(["cloudevents", "mlflow"])
+    "--format",
+    "format_",
+    default="cloudevents",
+    type=click.Choice(["cloudevents", "mlflow", "apprise", "github", "gitlab"]),
 )
 @click.option("--secret", envvar="MODELFLEET_WEBHOOK_SECRET", default="", help="Signs deliveries.")
 @connected
@@ -309,8 +312,14 @@ def create_webhook(
 
     Events are actions of the audit log (promote-version), `*` for all; in MLflow's format they are
     registered_model.created and the like.
+
+    With apprise, TARGET is one of its URLs (slack://, mailto://, ...), and `default` are the events
+    that somebody should hear of. With github or gitlab it is the repository in the API
+    (https://api.github.com/repos/OWNER/NAME, https://HOST/api/v4/projects/ID), the secret is a
+    token, and gates become statuses of the commits that versions were made of.
     """
-    body = {"name": name, "url": target, "events": list(events), "format": format_}
+    usual = ["default"] if format_ == "apprise" else ["*"]
+    body = {"name": name, "url": target, "events": list(events) or usual, "format": format_}
     with client(home, url) as connection:
         show(connection.api.post("/v1/webhooks", body | {"secret": secret}), as_json, _WEBHOOK)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -151,6 +152,7 @@ class Client:
         description: str = "",
         template: str = "",
         code: Sequence[Path | str] = (),
+        tags: Mapping[str, str] | None = None,
         wait: bool = False,
     ) -> Version:
         """Save a trained model and register it as a new version.
@@ -206,6 +208,7 @@ class Client:
                 uses=uses,
                 experiment=experiment,
                 code=code,
+                tags=tags,
                 wait=wait,
             )
 
@@ -218,7 +221,10 @@ class Client:
         python: str,
         compile: bool = True,  # noqa: A002
         version: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        parameters: Mapping[str, str] | None = None,
         code: Sequence[Path | str] = (),
+        tags: Mapping[str, str] | None = None,
     ) -> Version:
         """Register a folder that holds a `bundle.json` and what it names."""
         files = {
@@ -235,7 +241,10 @@ class Client:
             python=python,
             compile=compile,
             version=version,
+            metrics=metrics,
+            parameters=parameters,
             code=code,
+            tags=tags,
         )
 
     def register_files(
@@ -287,7 +296,7 @@ class Client:
             "git_commit": snapshot.get("commit", ""),
             "code": snapshot or None,
             "uses": list(uses),
-            "tags": dict(tags or {}),
+            "tags": _made_in_training() | dict(tags or {}),
             "description": description,
             "source_uri": source_uri,
         }
@@ -477,3 +486,9 @@ class Client:
     def fleet(self) -> Json:
         """The whole fleet in one answer: what the fleet page shows."""
         return _as(dict[str, object], self.api.get("/v1/fleet"))
+
+
+def _made_in_training() -> dict[str, str]:
+    """In a training run of the platform, versions say that they are its result."""
+    run = os.environ.get("MODELFLEET_TRAINING", "")
+    return {"modelfleet.training": run} if run else {}

@@ -23,8 +23,8 @@ from modelfleet.core.database import Database
 from modelfleet.core.errors import FleetError
 from modelfleet.core.ids import new_id
 from modelfleet.core.sealing import Sealer
-from modelfleet.events import messages, sending
-from modelfleet.events.addresses import resolve
+from modelfleet.events import messages, outlets
+from modelfleet.events.sending import Answer
 from modelfleet.events.tables import cursor, delivery, webhook
 
 log = structlog.get_logger(__name__)
@@ -45,6 +45,10 @@ def _nobody(_connection: sa.Connection, _resource: str) -> list[str]:
     return []
 
 
+def _no_commit(_connection: sa.Connection, _row: Mapping[str, Any]) -> str:
+    return ""
+
+
 class Dispatcher:
     def __init__(
         self,
@@ -54,12 +58,15 @@ class Dispatcher:
         private: bool,
         interval: float = 0.25,
         watchers: Callable[[sa.Connection, str], list[str]] = _nobody,
+        commits: Callable[[sa.Connection, Mapping[str, Any]], str] = _no_commit,
     ) -> None:
-        """watchers: who watches a model, by its name in the audit log."""
+        """watchers: who watches a model, by its name in the audit log. commits: the sha of what
+        the version of an audit event was made of."""
         self._database = database
         self._sealer = sealer
         self._private = private
         self._watchers = watchers
+        self._commits = commits
         self._interval = interval
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -125,12 +132,15 @@ class Dispatcher:
         if (namespace or "default") != hook.namespace:
             return
         at = iso(row["at"])
-        if hook.format == "cloudevents":
+        if hook.format != "mlflow":
             event = row["action"]
-            if event not in hook.events and "*" not in hook.events:
+            if not outlets.wants(hook.format, hook.events, event):
                 return
             watchers = self._watchers(connection, row["resource"]) if row["kind"] == "model" else []
-            body = messages.cloud_event(row, at, watchers)
+            commit = self._commits(connection, row) if event in outlets.STATUSES else ""
+            body = outlets.body(hook.format, outlets.Told(row, at, watchers, commit))
+            if body is None:
+                return
         else:
             if row["kind"] != "model" or row["action"] not in messages.TOLD:
                 return
@@ -186,9 +196,9 @@ class Dispatcher:
         answer, problem = None, ""
         try:
             secret = self._sealer.open(due.secret) if due.secret else ""
-            target = resolve(due.url, private=self._private)
-            given = sending.headers(due.format, secret, due.id, due.body)
-            answer = sending.post(target, given, due.body)
+            answer = outlets.send(
+                due.format, due.url, secret, due.id, due.body, private=self._private
+            )
         except FleetError as error:
             problem = error.message
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -199,7 +209,7 @@ class Dispatcher:
             log.error("a delivery was not noted", exc_info=error, delivery=due.id)
 
     def _note(
-        self, due: sa.Row[*tuple[Any, ...]], answer: sending.Answer | None, problem: str
+        self, due: sa.Row[*tuple[Any, ...]], answer: Answer | None, problem: str
     ) -> None:
         made = due.attempts + 1
         status, pause = "pending", float(PAUSES[min(made, len(PAUSES)) - 1])

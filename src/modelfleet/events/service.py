@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 from collections.abc import Sequence
@@ -16,12 +17,10 @@ from modelfleet.core.database import Database
 from modelfleet.core.errors import InvalidInput, NotFound
 from modelfleet.core.ids import new_id
 from modelfleet.core.sealing import Sealer
-from modelfleet.events import messages, sending
-from modelfleet.events.addresses import resolve
+from modelfleet.events import messages, outlets
 from modelfleet.events.tables import delivery, webhook
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-FORMATS = ("mlflow", "cloudevents")
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Webhook:
     name: str
     url: str
     format: str
-    """mlflow or cloudevents"""
+    """one of `outlets.FORMATS`"""
     events: tuple[str, ...]
-    """`entity.action` of MLflow; audit actions or `*` for CloudEvents"""
+    """`entity.action` of MLflow; audit actions, `*`, or `default` for notifications"""
     description: str
     active: bool
     signed: bool
@@ -101,6 +100,8 @@ class WebhookService:
         resource = Resource("webhook", name)
         authorize(actor, Action.MANAGE_ACCESS, resource)
         self._check(name, url, events, format_)
+        if format_ == "apprise":
+            secret, url = url, outlets.shown(format_, url)
         made, now = new_id(), now_us()
         with self._database.begin() as connection:
             last = connection.execute(sa.select(sa.func.max(audit.audit_event.c.sequence))).scalar()
@@ -138,7 +139,10 @@ class WebhookService:
         active: bool | None = None,
     ) -> Webhook:
         known = self.get(actor, webhook_id)
-        self._check(name or known.name, url or known.url, events or known.events, known.format)
+        address = url or (self._secret(webhook_id) if known.format == "apprise" else known.url)
+        self._check(name or known.name, address, events or known.events, known.format)
+        if known.format == "apprise":
+            secret, url = url, url and outlets.shown(known.format, url)
         given = {
             "name": name,
             "url": url,
@@ -166,9 +170,7 @@ class WebhookService:
                 "digit, be less than 63 characters long, and contain only letters, digits, dots "
                 "(.), underscores (_), and hyphens (-)."
             )
-        if format_ not in FORMATS:
-            raise InvalidInput(f"{format_!r} is no format of webhooks: {' or '.join(FORMATS)}.")
-        resolve(url, private=self._private)
+        outlets.check(format_, url, private=self._private)
         if not events:
             raise InvalidInput(
                 "Webhook events must be a non-empty list of WebhookEvent objects: []."
@@ -177,8 +179,8 @@ class WebhookService:
             self._check_event(event, format_)
 
     def _check_event(self, event: str, format_: str) -> None:
-        if format_ == "cloudevents":
-            if event != "*" and not re.fullmatch(r"[a-z]+(-[a-z]+)*", event):
+        if format_ != "mlflow":
+            if event != "*" and not outlets.ACTION.fullmatch(event):
                 raise InvalidInput(f"{event[:80]!r} is no action; see: modelfleet audit list")
             return
         entity, _, action = event.partition(".")
@@ -270,17 +272,27 @@ class WebhookService:
         else:
             row = {"sequence": 0, "action": wanted, "kind": "webhook", "resource": known.name}
             row |= {"principal": actor.name, "team": "*", "correlation_id": actor.correlation_id}
-            body = json.dumps(messages.cloud_event(row | {"details": {"test": True}}, at))
-        with self._database.read() as connection:
-            sealed = connection.execute(
-                sa.select(webhook.c.secret).where(webhook.c.id == webhook_id)
-            ).scalar_one()
-        secret = self._sealer.open(sealed) if sealed else ""
+            row |= {"details": {"test": True, "reason": "A test.", "opened": 1} | _EXAMPLE}
+            told = outlets.Told(row, at, commit="0" * 40)
+            body = json.dumps(outlets.body(known.format, told))
         try:
-            target = resolve(known.url, private=self._private)
-            answer = sending.post(
-                target, sending.headers(known.format, secret, new_id(), body), body
+            answer = outlets.send(
+                known.format,
+                known.url,
+                self._secret(webhook_id),
+                new_id(),
+                body,
+                private=self._private,
             )
-        except (OSError, InvalidInput, ValueError) as error:
+        except (OSError, http.client.HTTPException, InvalidInput, ValueError) as error:
             return Test(False, error_message=f"Failed to test webhook: {error!r}")
         return Test(answer.status < 400, answer.status, answer.body)
+
+    def _secret(self, webhook_id: str) -> str:
+        query = sa.select(webhook.c.secret).where(webhook.c.id == webhook_id)
+        with self._database.read() as connection:
+            sealed = connection.execute(query).scalar_one()
+        return self._sealer.open(sealed) if sealed else ""
+
+
+_EXAMPLE = {"gate": "example", "verdict": "pass", "state": "succeeded"}

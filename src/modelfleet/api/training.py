@@ -1,0 +1,76 @@
+"""Training runs: making a better version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelfleet.api.base import Caller, FleetDep, permits
+from modelfleet.core.authorization import Action
+from modelfleet.delivery.training.store import Training
+from modelfleet.wiring import Fleet
+
+router = APIRouter(prefix="/v1", tags=["training"])
+
+
+class HookBody(BaseModel):
+    """What a caller may say of its cause; anything else in the body is left alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    detail: str = Field(default="", max_length=500)
+
+
+def _plain(fleet: Fleet, found: Training) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(found)
+    progress = fleet.training.progress(found.id)
+    return plain | {"progress": msgspec.to_builtins(progress) if progress else None}
+
+
+@router.post("/models/{model}/trainings", status_code=201, **permits(Action.REGISTER))
+def start_training(fleet: FleetDep, caller: Caller, model: str) -> dict[str, Any]:
+    """Train the model as its document says."""
+    return _plain(fleet, fleet.training.start(caller, model))
+
+
+@router.get("/trainings", **permits(Action.READ))
+def list_trainings(
+    fleet: FleetDep,
+    caller: Caller,
+    model: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Sequence[dict[str, Any]]:
+    """Newest first."""
+    return [_plain(fleet, one) for one in fleet.training.list(caller, model, limit)]
+
+
+@router.get("/trainings/{run}", **permits(Action.READ))
+def get_training(fleet: FleetDep, caller: Caller, run: str) -> dict[str, Any]:
+    return _plain(fleet, fleet.training.get(caller, run))
+
+
+@router.get("/trainings/{run}/log", **permits(Action.READ_PAYLOADS))
+def training_log(fleet: FleetDep, caller: Caller, run: str) -> dict[str, str]:
+    """The end of what its program said."""
+    return {"log": fleet.training.log(caller, run)}
+
+
+@router.post("/trainings/{run}/cancel", **permits(Action.REGISTER))
+def cancel_training(fleet: FleetDep, caller: Caller, run: str) -> dict[str, Any]:
+    return _plain(fleet, fleet.training.cancel(caller, run))
+
+
+@router.get("/models/{model}/training-hook", **permits(Action.REGISTER))
+def training_hook(fleet: FleetDep, caller: Caller, model: str) -> dict[str, str]:
+    """The path that starts a run when it is posted to, for those that can send no key."""
+    return {"path": f"/v1/hooks/training/{model}/{fleet.training.hook(caller, model)}"}
+
+
+@router.post("/hooks/training/{model}/{token}", status_code=202, **permits(None))
+def call_hook(fleet: FleetDep, model: str, token: str, body: HookBody) -> dict[str, str]:
+    """The token in the path is the proof."""
+    return {"id": fleet.training.hooked(model, token, body.detail).id}

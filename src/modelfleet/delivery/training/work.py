@@ -1,0 +1,218 @@
+"""One training run, step by step: environment, the team's program, registration.
+
+Every step can be done again: the folders are made anew, and a version that carries the run's tag
+is not registered a second time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from modelfleet.core.blobs import BlobStore
+from modelfleet.core.errors import InvalidInput
+from modelfleet.core.layout import Layout
+from modelfleet.delivery.training.store import Training
+from modelfleet.engines.local import guard
+from modelfleet.serving.environments import EnvironmentBuilder, own_python
+from modelfleet.serving.progress import Report
+
+log = structlog.get_logger(__name__)
+LARGEST_LOG = 16 * 2**20
+"""bytes of what a run says that are kept"""
+_REGISTER_SECONDS = 1800.0
+_TAIL = 2000
+_ASIDE = ("example", "reference", "metrics", "parameters")
+"""what else may lie in the output folder, by the stem of its name"""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a program reaches the platform, as the run's own service principal."""
+
+    url: str
+    key: str
+
+
+class Workshop:
+    def __init__(
+        self,
+        layout: Layout,
+        blobs: BlobStore,
+        environments: EnvironmentBuilder,
+        confined: Callable[[Sequence[str]], Sequence[str]],
+        fetch: Callable[[str, Path], Path],
+        access: Callable[[str, float], Access],
+    ) -> None:
+        """fetch: a data set (`NAME@VERSION`) into a folder. access: for a team, for so many
+        seconds."""
+        self._layout = layout
+        self._blobs = blobs
+        self._environments = environments
+        self._confined = confined
+        self._fetch = fetch
+        self._access = access
+
+    def log_of(self, run: str) -> Path:
+        return self._layout.logs / "training" / f"{run}.log"
+
+    def folder_of(self, run: str) -> Path:
+        """Where it works; out of the home, which the program can't see."""
+        return Path(tempfile.gettempdir()) / f"modelfleet-training-{run}"
+
+    def train(
+        self,
+        run: Training,
+        python: Path,
+        started: Callable[[subprocess.Popen[bytes]], None],
+    ) -> None:
+        """Run the program. `started` gets its process. Raises `InvalidInput` with what it said."""
+        folder = self.folder_of(run.id)
+        shutil.rmtree(folder, ignore_errors=True)
+        inputs = self._lay_out(run, folder)
+        plan, access = run.plan, self._access(run.owner_team, run.plan.timeout_seconds + 600)
+        argv = list(plan.command) or [
+            "python",
+            "-m",
+            "modelfleet_worker.training",
+            plan.entry,
+        ]
+        if argv[0] in ("python", "python3"):
+            argv[0] = str(python)
+        environment = {
+            "PATH": f"{python.parent}:{os.environ.get('PATH', '')}",
+            "PYTHONPATH": f"{self._layout.worker_package}",
+            "PYTHONUNBUFFERED": "1",
+            "HOME": str(folder / "work"),
+            "MODELFLEET_URL": access.url,
+            "MODELFLEET_KEY": access.key,
+            "MODELFLEET_MODEL": plan.model,
+            "MODELFLEET_TRAINING": run.id,
+            "MODELFLEET_CAUSE": f"{run.cause.kind}: {run.cause.detail}",
+            "MODELFLEET_OUTPUT": str(folder / "output"),
+            "MODELFLEET_INPUTS": json.dumps({name: str(path) for name, path in inputs.items()}),
+        }
+        environment |= {f"MODELFLEET_INPUT_{n.upper()}": str(p) for n, p in inputs.items()}
+        settled = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(folder / "work"), *argv]
+        code = self._run(run, self._confined(settled), environment, started, plan.timeout_seconds)
+        if code == guard.TOOK_TOO_LONG:
+            raise InvalidInput(f"It took over {plan.timeout_seconds:g} s and was ended.")
+        if code != 0:
+            raise InvalidInput(f"It ended with exit code {code}: {self.tail(run.id, 400)}")
+
+    def python(self, run: Training, report: Report) -> Path:
+        """The interpreter of its environment. Raises `InvalidInput` if there can't be one."""
+        resolved = self._environments.resolve(
+            list(run.plan.requirements), run.plan.python or own_python(), report
+        )
+        return self._environments.python(resolved, report)
+
+    def register(self, run: Training, started: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        """Register what lies in the output folder, the way people do it. Raises `InvalidInput`."""
+        output = self.folder_of(run.id) / "output"
+        found = sorted(output.iterdir()) if output.is_dir() else []
+        models = [one for one in found if one.name.partition(".")[0] not in _ASIDE]
+        if len(models) != 1:
+            what = ", ".join(one.name for one in models) or "nothing"
+            raise InvalidInput(
+                f"There should be one model in $MODELFLEET_OUTPUT, there is {what}.",
+                hint="Or register it yourself with the client: MODELFLEET_URL and MODELFLEET_KEY "
+                "are set.",
+            )
+        argv = [sys.executable, "-c", "from modelfleet.cli.main import main; main()"]
+        argv += ["versions", "register", str(models[0]), "--name", run.plan.model, "--json"]
+        for stem in ("example", "reference"):
+            for beside in (one for one in found if one.name.partition(".")[0] == stem):
+                argv += [f"--{stem}", str(beside)]
+        for option in ("metrics", "parameters"):
+            for key, value in _pairs(output / f"{option}.json").items():
+                argv += [f"--{option.removesuffix('s')}", f"{key}={value}"]
+        for one in run.plan.requirements:
+            argv += ["--requirement", one]
+        if run.plan.python:
+            argv += ["--python", run.plan.python]
+        argv += ["--tag", f"modelfleet.training={run.id}"]
+        access = self._access(run.owner_team, _REGISTER_SECONDS + 60)
+        environment = {key: value for key, value in os.environ.items() if key != "MODELFLEET_HOME"}
+        environment |= {"MODELFLEET_URL": access.url, "MODELFLEET_KEY": access.key}
+        code = self._run(run, argv, environment, started, _REGISTER_SECONDS)
+        if code != 0:
+            raise InvalidInput(f"It could not be registered: {self.tail(run.id, 400)}")
+
+    def tail(self, run: str, size: int = _TAIL) -> str:
+        """The end of what it said."""
+        try:
+            with self.log_of(run).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+                return file.read().decode("utf-8", "replace").strip()
+        except FileNotFoundError:
+            return ""
+
+    def tidy(self, run: str) -> None:
+        shutil.rmtree(self.folder_of(run), ignore_errors=True)
+
+    def _lay_out(self, run: Training, folder: Path) -> dict[str, Path]:
+        """The working folder with its files, and where each input lies."""
+        work, data, output = folder / "work", folder / "inputs", folder / "output"
+        for one in (folder, work, data, output):
+            one.mkdir(mode=0o700)
+            one.chmod(0o777 if one in (work, output) else 0o755)
+        for name, sha256 in run.plan.files.items():
+            place = (work / name).resolve()
+            if not place.is_relative_to(work.resolve()):
+                raise InvalidInput(f"{name[:200]} lies outside of the working folder.")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._blobs.path(sha256), place)
+            place.chmod(0o755)
+        found = {}
+        for name, reference in run.plan.inputs.items():
+            beside = work / reference
+            found[name] = beside if beside.is_file() else self._fetch(reference, data)
+        for path in data.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        return found
+
+    def _run(
+        self,
+        run: Training,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        started: Callable[[subprocess.Popen[bytes]], None],
+        seconds: float,
+    ) -> int:
+        place = self.log_of(run.id)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and place.stat().st_size > LARGEST_LOG:
+            place.unlink()
+        with place.open("ab") as output:
+            process = subprocess.Popen(
+                guard.command(argv, seconds),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                cwd=tempfile.gettempdir(),
+            )
+            started(process)
+            return process.wait()
+
+
+def _pairs(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InvalidInput(f"{path.name} is no JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{path.name} holds no names and values.")
+    return found
