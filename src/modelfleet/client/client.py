@@ -151,6 +151,7 @@ class Client:
         description: str = "",
         template: str = "",
         code: Sequence[Path | str] = (),
+        tags: Mapping[str, str] | None = None,
         wait: bool = False,
     ) -> Version:
         """Save a trained model and register it as a new version.
@@ -206,6 +207,7 @@ class Client:
                 uses=uses,
                 experiment=experiment,
                 code=code,
+                tags=tags,
                 wait=wait,
             )
 
@@ -219,6 +221,7 @@ class Client:
         compile: bool = True,  # noqa: A002
         version: str | None = None,
         code: Sequence[Path | str] = (),
+        tags: Mapping[str, str] | None = None,
     ) -> Version:
         """Register a folder that holds a `bundle.json` and what it names."""
         files = {
@@ -236,6 +239,7 @@ class Client:
             compile=compile,
             version=version,
             code=code,
+            tags=tags,
         )
 
     def register_files(
