@@ -31,6 +31,7 @@ from modelfleet.api import (
     tuning,
     webhooks,
 )
+from modelfleet.api import fleet as fleet_files
 from modelfleet.client.transport import ports_of
 from modelfleet.compat import mlflow
 from modelfleet.core.errors import Conflict, FleetError
@@ -64,6 +65,7 @@ def create_app(fleet: Fleet) -> FastAPI:
         pipelines,
         quarantine,
         evidence,
+        fleet_files,
         identity,
         health,
     ):

@@ -19,6 +19,9 @@ from modelfleet.core.membership import Membership
 from modelfleet.core.migrate import migrate
 from modelfleet.core.sealing import Sealer
 from modelfleet.core.settings import Settings
+from modelfleet.delivery.apply import Rooms
+from modelfleet.delivery.objects import blobs_of
+from modelfleet.delivery.service import FleetFileService
 from modelfleet.engines.engine import Engine
 from modelfleet.engines.local import confined
 from modelfleet.engines.local.confine import Confinement
@@ -82,6 +85,8 @@ class Fleet:
     garbage: GarbageService
     webhooks: WebhookService
     dispatcher: Dispatcher
+    files: FleetFileService
+    """fleet files: what was applied, and applying more"""
 
 
 def build(settings: Settings) -> Fleet:
@@ -157,6 +162,8 @@ def build(settings: Settings) -> Fleet:
         own=[converters.end_idle],
         let_go=batches.close,
     )
+    pipelines = PipelineService(layout, database, registry, endpoints)
+    rooms = Rooms(database, registry, endpoints, rollouts, pipelines)
     sealer, private = Sealer(layout.sealing_key), settings.registry.private_webhooks
     return Fleet(
         settings=settings,
@@ -169,7 +176,7 @@ def build(settings: Settings) -> Fleet:
         identity=identity,
         endpoints=endpoints,
         quarantine=quarantine,
-        pipelines=PipelineService(layout, database, registry, endpoints),
+        pipelines=pipelines,
         rollouts=rollouts,
         monitoring=monitoring,
         evidence=evidence,
@@ -183,11 +190,12 @@ def build(settings: Settings) -> Fleet:
         rebuilds=rebuilds,
         batches=batches,
         tuning=tuning,
-        garbage=GarbageService(database, blobs),
+        garbage=GarbageService(database, blobs, [blobs_of]),
         webhooks=WebhookService(
             database, sealer, registry.namespace, registry.namespace_id, private=private
         ),
         dispatcher=Dispatcher(database, sealer, private=private, watchers=watchers_of),
+        files=FleetFileService(rooms, evidence, settings.serving.replicas),
     )
 
 

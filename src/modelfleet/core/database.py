@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -41,6 +42,18 @@ WAIT_SECONDS = 30
 _POOL = 20
 _HERE = ("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")
 _fence: ContextVar[Callable[[sa.Connection], None] | None] = ContextVar("fence", default=None)
+
+
+@dataclass
+class _Joint:
+    """A transaction that several verbs share."""
+
+    database: Database
+    connection: sa.Connection
+    failed: bool = False
+
+
+_joint: ContextVar[_Joint | None] = ContextVar("joint", default=None)
 
 
 class Json(sa.TypeDecorator[object]):
@@ -127,6 +140,14 @@ class Database:
         rebuild: tables are about to be replaced; references are checked at the end alone. (SQLite
         changes many things of a table only by making it anew.)
         """
+        joint = self._joined()
+        if joint is not None:
+            try:
+                yield joint.connection
+            except BaseException:
+                joint.failed = True
+                raise
+            return
         # Those of this process queue here, where they hold no connection that readers need.
         if not self._writing.acquire(timeout=WAIT_SECONDS):
             raise _busy()
@@ -148,8 +169,33 @@ class Database:
             self._writing.release()
 
     @contextmanager
+    def together(self) -> Iterator[sa.Connection]:
+        """A writing transaction that all verbs called in the block join: all of it or nothing.
+
+        What a verb began and failed at can't be told apart from the rest: an error that is caught
+        inside the block rolls everything back all the same.
+        """
+        with self.begin() as connection:
+            joint = _Joint(self, connection)
+            token = _joint.set(joint)
+            try:
+                yield connection
+            finally:
+                _joint.reset(token)
+            if joint.failed:
+                raise FleetError("A part of the change failed; nothing was changed.")
+
+    def _joined(self) -> _Joint | None:
+        joint = _joint.get()
+        return joint if joint is not None and joint.database is self else None
+
+    @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view; writers are not held up."""
+        joint = self._joined()
+        if joint is not None:
+            yield joint.connection
+            return
         with self._explained(), self._opened(self._read) as connection:
             try:
                 yield connection

@@ -1,5 +1,7 @@
 """Fleet files: what a team wants of its models, as text in version control.
 
-Typed documents (`gates`, `rollout`, `model`), how they are read and merged, and their JSON Schema.
-Knows only text and types: it runs with the client as well as in the control plane.
+`load` reads a folder into typed documents (`documents`, `sections`, `gates`): found, parsed with
+the place of every value (`nodes`), merged (`merge`), checked (`validate`, `check`). `schema` is
+their JSON Schema, `text` writes them. Knows only text and types: it runs with the client as well
+as in the control plane.
 """

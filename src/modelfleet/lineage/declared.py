@@ -22,6 +22,7 @@ RELATIONS: dict[tuple[str, str], str] = {
     ("dataset", "version"): "used-by",
     ("feature-view", "version"): "used-by",
     ("feature-view", "endpoint"): "read-by",
+    ("model", "model"): "feeds",
     ("version", "application"): "consumed-by",
     ("model", "application"): "consumed-by",
     ("endpoint", "application"): "consumed-by",

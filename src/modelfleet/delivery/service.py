@@ -1,0 +1,448 @@
+"""Verbs of fleet files: plan, apply, remove, list, export."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import sqlalchemy as sa
+
+from modelfleet.core.authorization import Action, Principal, Resource, authorize
+from modelfleet.core.clock import now_us
+from modelfleet.core.errors import Conflict, FleetError, InvalidInput
+from modelfleet.core.ids import new_id
+from modelfleet.delivery import objects
+from modelfleet.delivery.apply import Rooms, Signed, carry_out, take_away
+from modelfleet.delivery.export import exported
+from modelfleet.delivery.objects import FleetObject, Key
+from modelfleet.delivery.plan import (
+    DELETE,
+    NONE,
+    ObjectPlan,
+    Planner,
+    Trouble,
+    Wanted,
+    place_of,
+    read,
+)
+from modelfleet.delivery.world import World, look
+from modelfleet.telemetry.evidence import EvidenceReader
+
+MAX_OBJECTS = 20_000
+_RECENT_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Plan:
+    id: str
+    fleet: str
+    stage: str
+    objects: tuple[ObjectPlan, ...]
+    """in the order in which they are applied"""
+    troubles: tuple[Trouble, ...]
+    """if there are any, nothing can be applied"""
+    replicas: int
+    """more (or fewer) workers while the rollouts of this plan run"""
+    memory: int
+    """bytes that these declare, as far as documents say so"""
+    unpriced: str = "not priced yet"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One object to apply. fingerprint: of the plan that was shown; empty: whatever is there."""
+
+    document: Any
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    kind: str
+    name: str
+    outcome: str
+    """created, updated, recorded, unchanged, removed; conflict, waiting, refused"""
+    message: str = ""
+    hint: str = ""
+    generation: int = 0
+    rollout: str | None = None
+    version: str = ""
+    status: int = 0
+    """of the error, as HTTP has it; 0 if there is none"""
+
+
+class FleetFileService:
+    def __init__(self, rooms: Rooms, evidence: EvidenceReader, replicas: int) -> None:
+        self._rooms = rooms
+        self._evidence = evidence
+        self._replicas = replicas
+
+    # Planning ----------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        actor: Principal,
+        fleet: str,
+        documents: Sequence[Any],
+        *,
+        stage: str = "",
+        prune: bool = False,
+        retry: bool = False,
+    ) -> Plan:
+        """What applying these documents would do. prune: objects of the fleet that are not among
+        them would be removed. Raises `InvalidInput` for a document that is none."""
+        if len(documents) > MAX_OBJECTS:
+            raise InvalidInput(f"A fleet has at most {MAX_OBJECTS} documents.")
+        wanted = [read(one) for one in documents]
+        self._refuse_twice(wanted)
+        for one in wanted:
+            resource = Resource(one.key[0].lower(), one.key[1], one.document.metadata.owner)
+            authorize(actor, Action.READ, resource)
+        keys = {one.key for one in wanted}
+        with self._rooms.database.read() as connection:
+            last = objects.find(connection)
+            gone = [
+                one for key, one in last.items() if prune and one.fleet == fleet and key not in keys
+            ]
+            world = self._look(connection, wanted, [*gone, *(last[k] for k in keys if k in last)])
+        self._refuse_unseen(actor, world, wanted, last)
+        planner = Planner(
+            world,
+            last,
+            fleet,
+            self._replicas,
+            frozenset(keys | set(last)),
+            self._rates(),
+            retry,
+        )
+        found = [planner.plan(one) for one in _in_order(wanted)]
+        troubles = [trouble for one in wanted for trouble in planner.troubles(one)]
+        troubles += _circle(wanted, last)
+        found += [self._removal(one, world, last, keys) for one in _last_first(gone)]
+        return Plan(
+            id=new_id(),
+            fleet=fleet,
+            stage=stage,
+            objects=tuple(found),
+            troubles=tuple(troubles),
+            replicas=sum(one.replicas for one in found),
+            memory=sum(one.memory or 0 for one in found),
+        )
+
+    def _look(
+        self,
+        connection: sa.Connection,
+        wanted: Sequence[Wanted],
+        gone: Collection[FleetObject],
+        *,
+        lineage: bool = True,
+    ) -> World:
+        models = {one.key[1] for one in wanted if one.key[0] == "Model"}
+        models |= {name for one in wanted for name in _references(one)} if lineage else set()
+        models |= {one.name for one in gone if one.kind == "Model"}
+        places = {one.place for one in wanted if one.key[0] == "Model"}
+        places |= {place_of(one.document) for one in gone if one.kind == "Model"}
+        pipelines = {one.key[1] for one in wanted if one.key[0] == "Pipeline"}
+        pipelines |= {one.name for one in gone if one.kind == "Pipeline"}
+        return look(connection, self._rooms.endpoints, models, places, pipelines, lineage=lineage)
+
+    def _rates(self) -> dict[int, float]:
+        """Requests a second of the last hour, by version index."""
+        now = now_us()
+        begin = now - _RECENT_SECONDS * 1_000_000
+        counts: dict[int, int] = defaultdict(int)
+        first = now
+        for index, start, requests in self._evidence.pulse(begin, now):
+            counts[index] += requests
+            first = min(first, start)
+        seconds = max((now - first) / 1e6, 60.0)
+        return {index: count / seconds for index, count in counts.items()}
+
+    def _refuse_twice(self, wanted: Sequence[Wanted]) -> None:
+        seen: set[Key] = set()
+        for one in wanted:
+            if one.key in seen:
+                raise InvalidInput(f"There are two documents of the {one.key[0]} {one.key[1]}.")
+            seen.add(one.key)
+
+    def _refuse_unseen(
+        self,
+        actor: Principal,
+        world: World,
+        wanted: Sequence[Wanted],
+        last: Mapping[Key, FleetObject],
+    ) -> None:
+        """A plan tells what is there: of other teams' models only to those who may read them."""
+        for one in wanted:
+            kind, name = one.key
+            teams = set()
+            if kind == "Model" and name in world.models:
+                teams.add(world.models[name].owner_team)
+            if kind == "Pipeline" and name in world.pipelines:
+                teams.add(world.pipelines[name].owner_team)
+            if one.key in last:
+                teams.add(last[one.key].owner_team)
+            if kind == "Model" and one.place in world.endpoints:
+                teams.add(world.endpoints[one.place].owner_team)
+            for team in sorted(teams):
+                authorize(actor, Action.READ, Resource(kind.lower(), name, team))
+
+    def _removal(
+        self,
+        one: FleetObject,
+        world: World,
+        last: Mapping[Key, FleetObject],
+        staying: Collection[Key],
+    ) -> ObjectPlan:
+        users = _users(last.values(), staying)
+        steps, warnings = [], []
+        if one.kind == "Pipeline":
+            steps.append("stop serving the pipeline")
+        else:
+            place = place_of(one.document)
+            if place in world.endpoints:
+                steps.append(f"delete the endpoint {place}: clients get 404")
+            model = world.models.get(one.name)
+            if model is not None:
+                kept = f"its {model.versions} versions stay in the registry"
+                steps.append(kept if model.versions else "delete the model, which has no version")
+        if one.kind == "Model" and users.get(one.name):
+            warnings.append(f"refused while it is used by {', '.join(users[one.name])}")
+        return ObjectPlan(
+            one.kind,
+            one.name,
+            DELETE,
+            steps=tuple(steps),
+            affected=tuple(world.affected(f"{one.kind.lower()} {one.name}")),
+            warnings=tuple(warnings),
+            generation=one.generation,
+        )
+
+    # Applying ----------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        actor: Principal,
+        signed: Signed,
+        orders: Sequence[Order],
+        *,
+        rollouts: bool = True,
+        retry: bool = False,
+    ) -> list[Result]:
+        """Each object in a transaction of its own; one that can't be doesn't keep others back.
+
+        Applying again does what is left. An object whose plan is not what was shown (its
+        `fingerprint`) is a conflict, which names who applied what meanwhile.
+        """
+        return [self._one(actor, signed, order, rollouts=rollouts, retry=retry) for order in orders]
+
+    def _one(
+        self, actor: Principal, signed: Signed, order: Order, *, rollouts: bool, retry: bool
+    ) -> Result:
+        wanted = read(order.document)
+        kind, name = wanted.key
+        try:
+            with self._rooms.database.together() as connection:
+                return self._settle(
+                    connection, actor, signed, wanted, order, rollouts=rollouts, retry=retry
+                )
+        except FleetError as error:
+            waiting = "serves no version yet" in error.message
+            outcome = "conflict" if isinstance(error, Stale) else "refused"
+            return Result(
+                kind,
+                name,
+                "waiting" if waiting else outcome,
+                error.message,
+                error.hint,
+                status=error.status,
+            )
+
+    def _settle(
+        self,
+        connection: sa.Connection,
+        actor: Principal,
+        signed: Signed,
+        wanted: Wanted,
+        order: Order,
+        *,
+        rollouts: bool,
+        retry: bool,
+    ) -> Result:
+        kind, name = wanted.key
+        last = objects.find(connection, [wanted.key])
+        before = last.get(wanted.key)
+        world = self._look(connection, [wanted], [before] if before else [], lineage=False)
+        self._refuse_unseen(actor, world, [wanted], last)
+        planner = Planner(world, last, signed.fleet, self._replicas, retry=retry)
+        for trouble in planner.troubles(wanted, references=False):
+            where = f"{trouble.path}: " if trouble.path else ""
+            raise InvalidInput(f"{where}{trouble.message}.", hint=trouble.hint)
+        plan = planner.plan(wanted)
+        if order.fingerprint and plan.fingerprint != order.fingerprint:
+            if (
+                before is not None
+                and before.plan == signed.plan
+                and before.document == wanted.plain
+            ):
+                return Result(kind, name, "unchanged", generation=before.generation)
+            raise _stale(wanted, before, plan)
+        if before is not None and before.fleet != signed.fleet:
+            plan = replace(plan, action="record" if plan.action == NONE else plan.action)
+        if plan.action == NONE:
+            move = plan.version
+            blocked = move.sentence if move and move.state in ("held", "blocked", "missing") else ""
+            return Result(kind, name, "unchanged", blocked, generation=plan.generation)
+        done = carry_out(
+            self._rooms, connection, actor, wanted, plan, world, before, signed, rollouts=rollouts
+        )
+        outcome = {"create": "created", "update": "updated", "record": "recorded"}[plan.action]
+        move = plan.version
+        message = move.sentence if move and move.state in ("held", "blocked", "missing") else ""
+        return Result(
+            kind, name, outcome, message,
+            generation=done.generation, rollout=done.rollout, version=done.version,
+        )  # fmt: skip
+
+    # Removing ----------------------------------------------------------------------------------
+
+    def remove(
+        self, actor: Principal, signed: Signed, keys: Sequence[Key], generations: Mapping[Key, int]
+    ) -> list[Result]:
+        """Stop serving these objects, each in a transaction of its own, users before what they
+        use. generations: those that the removal was planned for; another one is a conflict."""
+        with self._rooms.database.read() as connection:
+            known = objects.find(connection, keys)
+        results = [
+            Result(kind, name, "unchanged", "was not applied by a file")
+            for kind, name in keys
+            if (kind, name) not in known
+        ]
+        leaving = set(known)
+        for one in _last_first(known.values()):
+            key = (one.kind, one.name)
+            try:
+                with self._rooms.database.together() as connection:
+                    last = objects.find(connection)
+                    found = last.get(key)
+                    if found is None:
+                        results.append(Result(*key, "unchanged"))
+                        continue
+                    if generations.get(key, found.generation) != found.generation:
+                        raise Stale(f"{key[0]} {key[1]} is not as planned: {found.told}.")
+                    world = self._look(connection, [], [found], lineage=False)
+                    users = _users(last.values(), set(last) - leaving)
+                    take_away(self._rooms, connection, actor, found, world, users, signed)
+                    results.append(Result(*key, "removed", generation=found.generation))
+            except FleetError as error:
+                leaving.discard(key)
+                outcome = "conflict" if isinstance(error, Stale) else "refused"
+                results.append(
+                    Result(*key, outcome, error.message, error.hint, status=error.status)
+                )
+        return results
+
+    # Reading -----------------------------------------------------------------------------------
+
+    def applied(self, actor: Principal, fleet: str | None = None) -> list[FleetObject]:
+        """What was applied, of teams that the caller may read."""
+        with self._rooms.database.read() as connection:
+            found = objects.find(connection, fleet=fleet)
+        return [one for one in found.values() if actor.may(Action.READ, one.owner_team)]
+
+    def export(self, actor: Principal, names: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Documents of what is there now, applied by files or not."""
+        return exported(self._rooms, actor, names)
+
+
+class Stale(Conflict):
+    """The plan is not what it was when it was shown."""
+
+    slug = "stale-plan"
+
+
+def _stale(wanted: Wanted, before: FleetObject | None, plan: ObjectPlan) -> Stale:
+    kind, name = wanted.key
+    told = f"{before.told}" if before else "it was changed outside of files"
+    fields = ", ".join(one.path for one in plan.changes[:5])
+    return Stale(
+        f"{kind} {name} is not what it was when the plan was made: {told}.",
+        hint=f"Plan again{f'; now it would change {fields}' if fields else ''}.",
+        generation=plan.generation,
+    )
+
+
+def _references(one: Wanted) -> set[str]:
+    plain = one.plain
+    found = {use["model"] for use in plain.get("uses", ())}
+    return found | {c["model"] for c in plain.get("consumers", ()) if "model" in c}
+
+
+def _circle(wanted: Sequence[Wanted], last: Mapping[Key, FleetObject]) -> list[Trouble]:
+    """Models that feed each other, counting documents that were applied before."""
+    plain = {key: one.document for key, one in last.items()} | {
+        one.key: one.plain for one in wanted
+    }
+    graph: dict[str, set[str]] = defaultdict(set)
+    for (kind, name), document in plain.items():
+        if kind == "Model":
+            graph[name] |= {use["model"] for use in document.get("uses", ())}
+            for consumer in document.get("consumers", ()):
+                if "model" in consumer:
+                    graph[consumer["model"]].add(name)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        ring: list[str] = error.args[1]
+        here = next((one.key[1] for one in wanted if one.key[1] in ring), ring[0])
+        said = f"models feed each other in a circle: {' → '.join(ring)}"
+        return [Trouble("Model", here, "uses", said)]
+    return []
+
+
+def _users(known: Collection[FleetObject], staying: Collection[Key]) -> dict[str, list[str]]:
+    """Documents that stay and take answers of a model, by its name."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for one in known:
+        if (one.kind, one.name) in staying:
+            for use in one.document.get("uses", ()):
+                found[use["model"]].append(one.name)
+    return found
+
+
+def _in_order(wanted: Sequence[Wanted]) -> list[Wanted]:
+    """Models before those that use them, pipelines last."""
+    models = {one.key[1]: one for one in wanted if one.key[0] == "Model"}
+    before: dict[str, set[str]] = {name: set() for name in models}
+    for name, one in models.items():
+        before[name] |= {use["model"] for use in one.plain.get("uses", ())} & models.keys()
+        for consumer in one.plain.get("consumers", ()):
+            if consumer.get("model") in before:
+                before[consumer["model"]].add(name)
+    done: dict[str, None] = {}
+    left = dict(before)
+    while left:
+        ready = sorted(name for name, needs in left.items() if needs <= done.keys())
+        if not ready:  # a circle: it is told as such, and nothing is applied
+            ready = sorted(left)
+        done |= dict.fromkeys(ready)
+        for name in ready:
+            left.pop(name)
+    pipelines = sorted((one for one in wanted if one.key[0] != "Model"), key=lambda one: one.key)
+    return [*(models[name] for name in done), *pipelines]
+
+
+def _last_first(known: Collection[FleetObject]) -> list[FleetObject]:
+    """Pipelines, then models before those that they use."""
+    uses = {one.name: {u["model"] for u in one.document.get("uses", ())} for one in known}
+
+    def depth(name: str, seen: frozenset[str] = frozenset()) -> int:
+        if name in seen:
+            return 0
+        below = uses.get(name, set()) & uses.keys()
+        return 1 + max((depth(one, seen | {name}) for one in below), default=0)
+
+    return sorted(known, key=lambda one: (one.kind != "Pipeline", -depth(one.name), one.name))
