@@ -28,6 +28,7 @@ from modelfleet.api import (
     serving,
     standing,
     tracking,
+    training,
     tuning,
     webhooks,
 )
@@ -62,6 +63,7 @@ def create_app(fleet: Fleet) -> FastAPI:
         serving,
         tuning,
         batches,
+        training,
         pipelines,
         quarantine,
         evidence,
@@ -84,6 +86,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     fleet.dispatcher.stop()
     fleet.reconciler.stop()
+    fleet.training.close()
     fleet.jobs.stop()
     fleet.converters.close()
     fleet.batches.close()

@@ -6,12 +6,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from modelfleet.batch import BatchService
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.blobs import BlobStore, FolderBlobStore
 from modelfleet.core.database import Database, place_of
+from modelfleet.core.errors import NotFound
 from modelfleet.core.jobs import Handler, LocalJobRunner
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
@@ -22,6 +26,11 @@ from modelfleet.core.settings import Settings
 from modelfleet.delivery.apply import Rooms
 from modelfleet.delivery.objects import blobs_of
 from modelfleet.delivery.service import FleetFileService
+from modelfleet.delivery.training import TrainingService, Triggers
+from modelfleet.delivery.training.access import TrainingAccess
+from modelfleet.delivery.training.documents import DocumentPlans
+from modelfleet.delivery.training.triggers import Drifted
+from modelfleet.delivery.training.work import Workshop
 from modelfleet.engines.engine import Engine
 from modelfleet.engines.local import confined
 from modelfleet.engines.local.confine import Confinement
@@ -85,6 +94,7 @@ class Fleet:
     garbage: GarbageService
     webhooks: WebhookService
     dispatcher: Dispatcher
+    training: TrainingService
     files: FleetFileService
     """fleet files: what was applied, and applying more"""
 
@@ -143,6 +153,20 @@ def build(settings: Settings) -> Fleet:
         publisher,
         tuning,
     )
+    sealer, private = Sealer(layout.sealing_key), settings.registry.private_webhooks
+    plans = DocumentPlans(database)
+    workshop = Workshop(
+        layout,
+        blobs,
+        environments,
+        confinement,
+        _no_datasets,
+        TrainingAccess(identity, lambda: membership.address.replace("0.0.0.0", "127.0.0.1")),
+    )
+    training = TrainingService(
+        database, plans, workshop, rollouts, lambda: membership.id, sealer.token
+    )
+    triggers = Triggers(database, plans, _drifted)
     reconciler = Reconciler(
         layout,
         registry,
@@ -156,15 +180,16 @@ def build(settings: Settings) -> Fleet:
             lambda: key.keep(publisher.is_needed),
             gateway.certificates.refresh,
             _watch_over(monitoring, endpoints, registry),
+            triggers.look,
+            training.look,
         ],
         settings.reconcile.interval_seconds,
         membership=membership,
         own=[converters.end_idle],
-        let_go=batches.close,
+        let_go=partial(_close, batches, training),
     )
     pipelines = PipelineService(layout, database, registry, endpoints)
     rooms = Rooms(database, registry, endpoints, rollouts, pipelines)
-    sealer, private = Sealer(layout.sealing_key), settings.registry.private_webhooks
     return Fleet(
         settings=settings,
         layout=layout,
@@ -195,6 +220,7 @@ def build(settings: Settings) -> Fleet:
             database, sealer, registry.namespace, registry.namespace_id, private=private
         ),
         dispatcher=Dispatcher(database, sealer, private=private, watchers=watchers_of),
+        training=training,
         files=FleetFileService(rooms, evidence, settings.serving.replicas),
     )
 
@@ -207,6 +233,22 @@ def _confinement(settings: Settings) -> Callable[[Sequence[str]], Sequence[str]]
     keep = (layout.worker_package, layout.bundles, layout.environments)
     confinement = Confinement(serving.worker_user, keep, (layout.home,))
     return lambda argv: confined.command(confinement, argv)
+
+
+def _close(batches: BatchService, training: TrainingService) -> None:
+    batches.close()
+    training.close()
+
+
+def _no_datasets(reference: str, _folder: Path) -> Path:
+    raise NotFound(f"There is no data set {reference}.")
+
+
+def _drifted(connection: sa.Connection, since_us: int) -> Sequence[Drifted]:
+    return [
+        Drifted(one.model, one.id, one.alert.summary, one.alert.fired_at or 0)
+        for one in MonitoringService.drifted(connection, since_us)
+    ]
 
 
 def _watch_over(

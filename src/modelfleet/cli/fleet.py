@@ -217,7 +217,13 @@ def diff(place: Path, stage: str, home: Path | None, url: str | None, as_json: b
 
     with _client(home, url) as connection:
         made = _drafted(place, stage, False, False, connection)
-    bare: dict[str, object] = {"steps": [], "affected": [], "samples": [], "warnings": [], "notes": []}
+    bare: dict[str, object] = {
+        "steps": [],
+        "affected": [],
+        "samples": [],
+        "warnings": [],
+        "notes": [],
+    }
     objects = [{**one, **bare} for one in made.changing]
     if as_json:
         show([{k: one[k] for k in ("kind", "name", "changes", "version")} for one in objects], True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import os
 import secrets
 from pathlib import Path
@@ -23,6 +25,11 @@ class Sealer:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._file, secrets.token_bytes(32), mode=0o600)
         return self._file.read_bytes()
+
+    def token(self, purpose: str) -> str:
+        """A secret that only this home can tell, always the same for a purpose."""
+        made = hmac.new(self._key(), f"token {purpose}".encode(), hashlib.sha256).digest()
+        return base64.urlsafe_b64encode(made[:24]).decode()
 
     def seal(self, text: str) -> str:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM

@@ -208,9 +208,7 @@ class Dispatcher:
         except Exception as error:
             log.error("a delivery was not noted", exc_info=error, delivery=due.id)
 
-    def _note(
-        self, due: sa.Row[*tuple[Any, ...]], answer: Answer | None, problem: str
-    ) -> None:
+    def _note(self, due: sa.Row[*tuple[Any, ...]], answer: Answer | None, problem: str) -> None:
         made = due.attempts + 1
         status, pause = "pending", float(PAUSES[min(made, len(PAUSES)) - 1])
         if answer is not None and answer.status < 300:

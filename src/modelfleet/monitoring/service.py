@@ -293,6 +293,11 @@ class MonitoringService:
         with self._database.read() as connection:
             return store.drift_results(connection, version_index, since_us, limit)
 
+    @staticmethod
+    def drifted(connection: sa.Connection, since_us: int) -> list[StoredAlert]:
+        """Drift alerts that began to fire after a moment, oldest first; for the platform itself."""
+        return store.fired(connection, AlertKind.DRIFT, since_us)
+
     def drift_alarms(self) -> int:
         """Alarmed tests of all judged windows."""
         with self._database.read() as connection:

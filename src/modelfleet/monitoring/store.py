@@ -110,6 +110,16 @@ def list_alerts(
     return [info(_stored(row)) for row in rows]
 
 
+def fired(connection: sa.Connection, kind: AlertKind, since_us: int) -> list[StoredAlert]:
+    """Alerts that began to fire after a moment, and are open still; oldest first."""
+    rows = connection.execute(
+        sa.select(alert)
+        .where(alert.c.kind == kind, alert.c.fired_at > since_us, alert.c.state != "resolved")
+        .order_by(alert.c.fired_at, alert.c.id)
+    )
+    return [_stored(row) for row in rows]
+
+
 def open_counts(connection: sa.Connection) -> list[tuple[str, str, int]]:
     """(endpoint, team, open alerts)."""
     query = (

@@ -31,6 +31,7 @@ LARGEST_LOG = 16 * 2**20
 """bytes of what a run says that are kept"""
 _REGISTER_SECONDS = 1800.0
 _TAIL = 2000
+_GO_THERE = "import os, sys; os.chdir(sys.argv[1]); os.execvp(sys.argv[2], sys.argv[2:])"
 _ASIDE = ("example", "reference", "metrics", "parameters")
 """what else may lie in the output folder, by the stem of its name"""
 
@@ -102,7 +103,7 @@ class Workshop:
             "MODELFLEET_INPUTS": json.dumps({name: str(path) for name, path in inputs.items()}),
         }
         environment |= {f"MODELFLEET_INPUT_{n.upper()}": str(p) for n, p in inputs.items()}
-        settled = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(folder / "work"), *argv]
+        settled = [str(python), "-c", _GO_THERE, str(folder / "work"), *argv]
         code = self._run(run, self._confined(settled), environment, started, plan.timeout_seconds)
         if code == guard.TOOK_TOO_LONG:
             raise InvalidInput(f"It took over {plan.timeout_seconds:g} s and was ended.")
@@ -200,7 +201,7 @@ class Workshop:
                 stdout=output,
                 stderr=output,
                 env=dict(environment),
-                cwd=tempfile.gettempdir(),
+                cwd="/",
             )
             started(process)
             return process.wait()

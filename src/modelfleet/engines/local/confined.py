@@ -20,6 +20,7 @@ def command(confinement: Confinement, argv: Sequence[str]) -> list[str]:
     """The command line that runs `argv` confined."""
     return [
         sys.executable,
+        "-P",  # nothing is imported from wherever we stand
         "-m",
         "modelfleet.engines.local.confined",
         msgspec.json.encode(confinement, enc_hook=str).decode(),

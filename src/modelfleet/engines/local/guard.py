@@ -25,7 +25,7 @@ _EVERY = 0.1
 
 def command(argv: Sequence[str], seconds: float) -> list[str]:
     """The command line that runs `argv` guarded."""
-    return [sys.executable, "-m", "modelfleet.engines.local.guard", f"{seconds:g}", *argv]
+    return [sys.executable, "-P", "-m", "modelfleet.engines.local.guard", f"{seconds:g}", *argv]
 
 
 def main() -> None:
