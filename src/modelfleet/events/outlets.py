@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from modelfleet.core.errors import InvalidInput
+from modelfleet.core.errors import InvalidInput, Unavailable
 from modelfleet.events import messages, sending
 from modelfleet.events.addresses import resolve
 from modelfleet.events.sending import Answer
@@ -160,9 +160,9 @@ def _notify(url: str, said: Mapping[str, str], *, private: bool) -> Answer:
     outlet.add(url)
     with apprise.LogCapture(level=apprise.logging.INFO) as output:
         taken = outlet.notify(title=said["title"], body=said["body"], notify_type=said["type"])
-        if taken:
-            return Answer(200, "")
-        return Answer(503, output.getvalue()[-500:])
+        if not taken:
+            raise Unavailable(f"It was not taken: {output.getvalue().strip()[-500:]}")
+    return Answer(200, "")
 
 
 # Commit statuses ---------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from modelfleet.core import audit
 from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.clock import iso, now_us
 from modelfleet.core.database import Database
-from modelfleet.core.errors import InvalidInput, NotFound
+from modelfleet.core.errors import FleetError, InvalidInput, NotFound
 from modelfleet.core.ids import new_id
 from modelfleet.core.sealing import Sealer
 from modelfleet.events import messages, outlets
@@ -284,7 +284,7 @@ class WebhookService:
                 body,
                 private=self._private,
             )
-        except (OSError, http.client.HTTPException, InvalidInput, ValueError) as error:
+        except (OSError, http.client.HTTPException, FleetError, ValueError) as error:
             return Test(False, error_message=f"Failed to test webhook: {error!r}")
         return Test(answer.status < 400, answer.status, answer.body)
 
