@@ -164,7 +164,7 @@ def build(settings: Settings) -> Fleet:
         TrainingAccess(identity, lambda: membership.address.replace("0.0.0.0", "127.0.0.1")),
     )
     training = TrainingService(
-        database, plans, workshop, rollouts, lambda: membership.id, sealer.token
+        database, registry, plans, workshop, rollouts, lambda: membership.id, sealer.token
     )
     triggers = Triggers(database, plans, _drifted)
     reconciler = Reconciler(

@@ -20,6 +20,8 @@ from modelfleet.batch import Wish
 from modelfleet.batch import store as batches
 from modelfleet.batch.service import new_row
 from modelfleet.core.authorization import Grant
+from modelfleet.delivery.training import Cause, Plan
+from modelfleet.delivery.training import store as trainings
 from modelfleet.serving.pipelines import store
 from modelfleet.serving.pipelines.check import Callee, check
 from modelfleet.serving.pipelines.definition import read
@@ -144,6 +146,7 @@ def add_batch(fleet: Fleet) -> None:
     with fleet.database.begin() as connection:
         batches.insert(connection, values)
         connection.execute(sa.insert(tuning).values(**tuned))
+        trainings.add(connection, Plan("churn", "growth"), Cause("manual"), "ada", "ada")
 
 
 def define_pipeline(fleet: Fleet) -> None:

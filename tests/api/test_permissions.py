@@ -42,6 +42,7 @@ def test_what_is_public_is_known(api: Api) -> None:
     assert public <= {
         "/healthz",
         "/v1/health",  # a mere yes or no
+        "/v1/hooks/training/{name}/{token}",  # the token is the proof
         "/v2/models/{name}/feedback",  # proves itself with the gateway's secret
         "/login",
         "/login/{secret}",
@@ -100,7 +101,7 @@ OF_NO_TEAM |= {"/v1/experiments", "/v1/experiments/{experiment}"}
 OF_NO_TEAM |= {"/v1/experiments/{experiment}/runs"}
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
-EMPTY_LISTS |= {"/v1/batches", "/v1/templates", "/v1/reviews"}
+EMPTY_LISTS |= {"/v1/batches", "/v1/trainings", "/v1/templates", "/v1/reviews"}
 OF_SOMEBODY = {
     "/v1/models/{name}/versions/{version}/comments/{comment_id}",
     "/v1/models/{name}/versions/{version}/reviews/{review_id}/answer",
@@ -123,6 +124,8 @@ def fill(api: Api, path: str) -> str:
         "sha256": "0" * 64,
         "alert_id": "a1",
         "batch_id": "b1",
+        "training_id": api.fleet.training.list(_admin(api))[0].id,
+        "token": "t1",
         "key_id": key,
         "webhook": "w1",
         "path": "model.joblib",

@@ -149,7 +149,7 @@ def test_whoever_knows_the_hook_needs_no_key(platform: Platform) -> None:
             return error.code
 
     assert post(path[:-3] + "abc") == 404
-    assert post(path) == 202
+    assert post(path) == 201
     run = runs(platform)[0]
     assert run["cause"] == {"kind": "webhook", "detail": "new month"}
     cancelled = platform.run("training", "cancel", run["id"])

@@ -31,10 +31,10 @@ def _plain(fleet: Fleet, found: Training) -> dict[str, Any]:
     return plain | {"progress": msgspec.to_builtins(progress) if progress else None}
 
 
-@router.post("/models/{model}/trainings", status_code=201, **permits(Action.REGISTER))
-def start_training(fleet: FleetDep, caller: Caller, model: str) -> dict[str, Any]:
+@router.post("/models/{name}/trainings", status_code=201, **permits(Action.REGISTER))
+def start_training(fleet: FleetDep, caller: Caller, name: str) -> dict[str, Any]:
     """Train the model as its document says."""
-    return _plain(fleet, fleet.training.start(caller, model))
+    return _plain(fleet, fleet.training.start(caller, name))
 
 
 @router.get("/trainings", **permits(Action.READ))
@@ -48,29 +48,29 @@ def list_trainings(
     return [_plain(fleet, one) for one in fleet.training.list(caller, model, limit)]
 
 
-@router.get("/trainings/{run}", **permits(Action.READ))
-def get_training(fleet: FleetDep, caller: Caller, run: str) -> dict[str, Any]:
-    return _plain(fleet, fleet.training.get(caller, run))
+@router.get("/trainings/{training_id}", **permits(Action.READ))
+def get_training(fleet: FleetDep, caller: Caller, training_id: str) -> dict[str, Any]:
+    return _plain(fleet, fleet.training.get(caller, training_id))
 
 
-@router.get("/trainings/{run}/log", **permits(Action.READ_PAYLOADS))
-def training_log(fleet: FleetDep, caller: Caller, run: str) -> dict[str, str]:
+@router.get("/trainings/{training_id}/log", **permits(Action.READ_PAYLOADS))
+def training_log(fleet: FleetDep, caller: Caller, training_id: str) -> dict[str, str]:
     """The end of what its program said."""
-    return {"log": fleet.training.log(caller, run)}
+    return {"log": fleet.training.log(caller, training_id)}
 
 
-@router.post("/trainings/{run}/cancel", **permits(Action.REGISTER))
-def cancel_training(fleet: FleetDep, caller: Caller, run: str) -> dict[str, Any]:
-    return _plain(fleet, fleet.training.cancel(caller, run))
+@router.post("/trainings/{training_id}/cancel", **permits(Action.REGISTER))
+def cancel_training(fleet: FleetDep, caller: Caller, training_id: str) -> dict[str, Any]:
+    return _plain(fleet, fleet.training.cancel(caller, training_id))
 
 
-@router.get("/models/{model}/training-hook", **permits(Action.REGISTER))
-def training_hook(fleet: FleetDep, caller: Caller, model: str) -> dict[str, str]:
+@router.get("/models/{name}/training-hook", **permits(Action.REGISTER))
+def training_hook(fleet: FleetDep, caller: Caller, name: str) -> dict[str, str]:
     """The path that starts a run when it is posted to, for those that can send no key."""
-    return {"path": f"/v1/hooks/training/{model}/{fleet.training.hook(caller, model)}"}
+    return {"path": f"/v1/hooks/training/{name}/{fleet.training.hook(caller, name)}"}
 
 
-@router.post("/hooks/training/{model}/{token}", status_code=202, **permits(None))
-def call_hook(fleet: FleetDep, model: str, token: str, body: HookBody) -> dict[str, str]:
+@router.post("/hooks/training/{name}/{token}", status_code=201, **permits(None))
+def call_hook(fleet: FleetDep, name: str, token: str, body: HookBody) -> dict[str, str]:
     """The token in the path is the proof."""
-    return {"id": fleet.training.hooked(model, token, body.detail).id}
+    return {"id": fleet.training.hooked(name, token, body.detail).id}

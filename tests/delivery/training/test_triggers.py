@@ -35,7 +35,8 @@ class Plans:
 
 
 @pytest.fixture
-def plans(fleet: Fleet) -> Plans:
+def plans(fleet: Fleet, registrar: Registrar) -> Plans:
+    registrar.model()
     made = Plans()
     fleet.training._plans = made
     return made
@@ -74,7 +75,6 @@ def end(fleet: Fleet) -> None:
 def test_an_alias_that_moves_is_a_cause_once(
     fleet: Fleet, registrar: Registrar, plans: Plans, triggers: Triggers
 ) -> None:
-    registrar.model()
     made = registrar.version("churn")
     plans.plans["churn"] = replace(PLAN, aliases=("churn@champion",))
     fleet.registry.set_alias(ADMIN, "churn", "other", made.version)
@@ -147,15 +147,18 @@ def test_not_too_often(fleet: Fleet, plans: Plans, triggers: Triggers, alarms: A
     assert len(causes(fleet)) == 2
 
 
-def test_one_run_at_a_time_and_only_by_who_may(fleet: Fleet, plans: Plans) -> None:
+def test_one_run_at_a_time_and_only_by_who_may(
+    fleet: Fleet, plans: Plans, registrar: Registrar
+) -> None:
     plans.plans["churn"] = PLAN
     with pytest.raises(NotAllowed):
         fleet.training.start(principal(Role.VIEWER), "churn")
     run = fleet.training.start(principal(Role.DATA_SCIENTIST, "growth"), "churn")
     with pytest.raises(Conflict, match="being trained"):
         fleet.training.start(ADMIN, "churn")
-    with pytest.raises(NotFound, match="no training of other"):
-        fleet.training.start(ADMIN, "other")
+    with pytest.raises(NotFound, match="no training of lone"):
+        registrar.model("lone")
+        fleet.training.start(ADMIN, "lone")
     with pytest.raises(NotAllowed):
         fleet.training.cancel(principal(Role.VIEWER), run.id)
     assert fleet.training.cancel(ADMIN, run.id).state is State.CANCELLED

@@ -25,6 +25,7 @@ from modelfleet.delivery.training import store
 from modelfleet.delivery.training.plan import ENDED, WORKING, Cause, Plan, State
 from modelfleet.delivery.training.store import Training
 from modelfleet.delivery.training.work import Workshop
+from modelfleet.registry import RegistryService
 from modelfleet.rollouts.plan import Spec
 from modelfleet.rollouts.service import RolloutService
 from modelfleet.rollouts.store import Rollout
@@ -55,6 +56,7 @@ class TrainingService:
     def __init__(
         self,
         database: Database,
+        registry: RegistryService,
         plans: Plans,
         workshop: Workshop,
         rollouts: RolloutService,
@@ -65,6 +67,7 @@ class TrainingService:
         """member: the id of this control plane among others. token: the secret of a model's hook.
         parallel: runs at once."""
         self._database = database
+        self._registry = registry
         self._plans = plans
         self._workshop = workshop
         self._rollouts = rollouts
@@ -80,13 +83,14 @@ class TrainingService:
 
     def start(self, actor: Principal, model: str, cause: Cause | None = None) -> Training:
         """Queue a run. Raises `NotFound` for a model without a plan, `Conflict` if one runs."""
+        owner = self._registry.get_model(actor, model).owner_team
+        authorize(actor, Action.REGISTER, Resource("model", model, owner))
         plan = self._plans.trainings().get(model)
         if plan is None:
             raise NotFound(
                 f"There is no training of {model}.",
                 hint="Add a `train` section to its document and apply it (modelfleet apply).",
             )
-        authorize(actor, Action.REGISTER, Resource("model", model, plan.owner_team))
         with self._database.begin() as connection:
             made = self.begin(connection, actor, plan, cause or Cause("manual", actor.name))
             if made is None:
@@ -99,8 +103,9 @@ class TrainingService:
 
     def hook(self, actor: Principal, model: str) -> str:
         """The token with which anybody may start a run of a model, without a key."""
-        plan = self._hooked(model)
-        authorize(actor, Action.REGISTER, Resource("model", model, plan.owner_team))
+        owner = self._registry.get_model(actor, model).owner_team
+        authorize(actor, Action.REGISTER, Resource("model", model, owner))
+        self._hooked(model)
         return self._token(model)
 
     def hooked(self, model: str, token: str, detail: str) -> Training:
