@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from modelfleet import __version__, web
 from modelfleet.api import (
+    approvals,
     base,
     batches,
     collaboration,
@@ -59,6 +60,7 @@ def create_app(fleet: Fleet) -> FastAPI:
         webhooks,
         tracking,
         serving,
+        approvals,
         tuning,
         batches,
         pipelines,

@@ -27,7 +27,7 @@ from modelfleet.events import Dispatcher, WebhookService
 from modelfleet.gates import PrepareService
 from modelfleet.gates.completion import Completer
 from modelfleet.gates.rebuild import REBUILD, RebuildService
-from modelfleet.identity import IdentityService
+from modelfleet.identity import Approvals, IdentityService
 from modelfleet.lineage import LineageService
 from modelfleet.monitoring import LiveVersion, MonitoringService
 from modelfleet.reconcile import Reconciler
@@ -63,6 +63,7 @@ class Fleet:
     tracking: TrackingService
     lineage: LineageService
     identity: IdentityService
+    approvals: Approvals
     endpoints: EndpointService
     quarantine: QuarantineService
     pipelines: PipelineService
@@ -97,6 +98,7 @@ def build(settings: Settings) -> Fleet:
     jobs = LocalJobRunner(database, handlers, membership=membership)
     registry = RegistryService(database, bundles, jobs)
     identity = IdentityService(database, signing_key)
+    approvals = Approvals(database)
     endpoints = EndpointService(database, settings.serving.request_timeout_ms)
     evidence = EvidenceReader(layout.evidence_database)
     ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
@@ -167,6 +169,7 @@ def build(settings: Settings) -> Fleet:
         tracking=TrackingService(database, bundles),
         lineage=LineageService(database),
         identity=identity,
+        approvals=approvals,
         endpoints=endpoints,
         quarantine=quarantine,
         pipelines=PipelineService(layout, database, registry, endpoints),

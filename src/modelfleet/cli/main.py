@@ -43,6 +43,7 @@ _COMMANDS = {
     "deploy": ("serving", "Roll a version out at once."),
     "tune": ("tuning", "Measure batch sizes of a version; apply the best."),
     "rollouts": ("serving", "Rollouts: start, list, show, pause, resume, abort."),
+    "approvals": ("approvals", "Approvals: list, show, approve, reject."),
     "predict": ("serving", "Call an endpoint."),
     "predictions": ("evidence", "The newest predictions of a version."),
     "batch": ("batch", "Score a table: run, list, show, cancel."),
