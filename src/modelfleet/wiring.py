@@ -37,6 +37,7 @@ from modelfleet.registry.collaboration.people import watchers_of
 from modelfleet.registry.garbage import GarbageService
 from modelfleet.registry.service import PREPARE
 from modelfleet.registry.tracking.service import TrackingService
+from modelfleet.rollouts.freezes import FreezeService
 from modelfleet.rollouts.service import RolloutService
 from modelfleet.rollouts.ticks import EvidenceTicks
 from modelfleet.serving.beside import Beside
@@ -68,6 +69,7 @@ class Fleet:
     quarantine: QuarantineService
     pipelines: PipelineService
     rollouts: RolloutService
+    freezes: FreezeService
     monitoring: MonitoringService
     evidence: EvidenceReader
     engine: Engine
@@ -102,7 +104,8 @@ def build(settings: Settings) -> Fleet:
     endpoints = EndpointService(database, settings.serving.request_timeout_ms)
     evidence = EvidenceReader(layout.evidence_database)
     ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
-    rollouts = RolloutService(database, registry, endpoints, ticks)
+    rollouts = RolloutService(database, registry, endpoints, ticks, approvals=approvals)
+    freezes = FreezeService(database, endpoints)
     environments = EnvironmentBuilder(layout)
     confinement = _confinement(settings)
     sandboxed = settings.serving.sandbox_checks
@@ -174,6 +177,7 @@ def build(settings: Settings) -> Fleet:
         quarantine=quarantine,
         pipelines=PipelineService(layout, database, registry, endpoints),
         rollouts=rollouts,
+        freezes=freezes,
         monitoring=monitoring,
         evidence=evidence,
         engine=LocalEngine(layout.desired, layout.observed),

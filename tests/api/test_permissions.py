@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from modelfleet.core.authorization import SYSTEM, Action, Grant, Role
 from modelfleet.gates import store as gates
 from modelfleet.gates.store import GateRun, Verdict
+from modelfleet.rollouts.windows import Window
 from modelfleet.wiring import Fleet
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def full(full: Api) -> Api:
         full.fleet.approvals.ask(
             connection, SYSTEM, "rollout/churn", {"spec": "0"}, role="approver", team="growth"
         )
+    past = Window(begins="2020-01-01T00:00:00Z", ends="2020-01-02T00:00:00Z", reason="done")
+    full.fleet.freezes.create(SYSTEM, "churn", past, endpoint="churn")
     return full
 
 
@@ -64,6 +67,10 @@ BODIES: dict[tuple[str, str], object] = {
     ("PUT", "/v1/models/{name}/aliases/{alias}"): {"version": "1"},
     ("POST", "/v1/endpoints"): {"name": "other", "model": "churn"},
     ("POST", "/v1/rollouts"): {"model": "churn"},
+    ("POST", "/v1/rollout-groups"): {"members": [{"model": "churn"}, {"model": "churn"}]},
+    ("POST", "/v1/rollouts/{rollout_id}/promote"): {"reason": "x"},
+    ("POST", "/v1/rollouts/{rollout_id}/override"): {"reason": "x"},
+    ("POST", "/v1/freezes"): {"name": "other", "ends": "2020-01-02T00:00:00Z", "reason": "x"},
     ("POST", "/v1/approvals/{approval_id}/approve"): {"reason": "x"},
     ("POST", "/v1/approvals/{approval_id}/reject"): {"reason": "x"},
     ("POST", "/v1/pipelines"): {
@@ -107,6 +114,7 @@ OF_NO_TEAM |= {"/v1/experiments/{experiment}/runs"}
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
 EMPTY_LISTS |= {"/v1/batches", "/v1/templates", "/v1/reviews", "/v1/approvals"}
+EMPTY_LISTS |= {"/v1/freezes"}
 OF_SOMEBODY = {
     "/v1/models/{name}/versions/{version}/comments/{comment_id}",
     "/v1/models/{name}/versions/{version}/reviews/{review_id}/answer",

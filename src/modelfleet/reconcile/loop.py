@@ -127,19 +127,17 @@ class Reconciler:
         self.last_round = now
 
     def round(self) -> None:
-        for row in self._rollouts.active():
-            self._guarded(partial(self._advance, row))
+        self._guarded(self._advance)
         rows = self._rollouts.active()
         self._write_watch(rows)
         self._load_errors = self._traffic.round(self._endpoints.all(), rows)
 
-    def _advance(self, row: Row) -> None:
-        ids = [v for v in (row.from_version_id, row.to_version_id) if v]
-        self._rollouts.advance(row, self._registry.versions_by_id(ids), self._load_errors)
+    def _advance(self) -> None:
+        self._rollouts.advance(self._load_errors)
 
     def _write_watch(self, rows: Sequence[Row]) -> None:
         """Tell the collector which versions the judge looks at."""
-        ids = {v for row in rows for v in (row.from_version_id, row.to_version_id) if v}
+        ids = {one for row in rows for one in row.version_ids}
         watched = self._rollouts.watched(rows, self._registry.versions_by_id(sorted(ids)))
         watch = Watch(
             versions=sorted({i for one in watched for i in (one.stable, one.canary)}),

@@ -213,12 +213,20 @@ def _nearest_bound(latency_us: float) -> float:
 
 
 def verdict(
-    state: JudgeState, analysis: Analysis, *, steps: int, weight: float, mirrored: bool
+    state: JudgeState,
+    analysis: Analysis,
+    *,
+    steps: int,
+    weight: float,
+    mirrored: bool,
+    arms: int = 1,
 ) -> Verdict:
     """What the ticks so far say. `steps`: weights of the whole plan that are judged.
 
-    `weight`: share of live traffic that the canary gets now. `mirrored`: it gets copies instead.
+    `weight`: the canary's share of the traffic of the pair. `mirrored`: it gets copies instead.
+    `arms`: comparisons that share alpha.
     """
+    analysis = replace(analysis, alpha=analysis.alpha / arms)
     if state.broken is not None:
         requests, errors = state.broken
         sentence = f"{errors} of {requests} requests failed: over the hard limit of 20 %."
