@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from modelfleet import __version__, web
 from modelfleet.api import (
+    approvals,
     base,
     batches,
     collaboration,
@@ -25,6 +26,7 @@ from modelfleet.api import (
     pipelines,
     quarantine,
     registry,
+    rollouts,
     serving,
     standing,
     tracking,
@@ -61,6 +63,8 @@ def create_app(fleet: Fleet) -> FastAPI:
         webhooks,
         tracking,
         serving,
+        rollouts,
+        approvals,
         tuning,
         batches,
         training,

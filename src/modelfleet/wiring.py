@@ -39,7 +39,7 @@ from modelfleet.events import Dispatcher, WebhookService
 from modelfleet.gates import PrepareService
 from modelfleet.gates.completion import Completer
 from modelfleet.gates.rebuild import REBUILD, RebuildService
-from modelfleet.identity import IdentityService
+from modelfleet.identity import Approvals, IdentityService
 from modelfleet.lineage import LineageService
 from modelfleet.monitoring import LiveVersion, MonitoringService
 from modelfleet.reconcile import Reconciler
@@ -49,6 +49,7 @@ from modelfleet.registry.collaboration.people import watchers_of
 from modelfleet.registry.garbage import GarbageService
 from modelfleet.registry.service import PREPARE
 from modelfleet.registry.tracking.service import TrackingService
+from modelfleet.rollouts.freezes import FreezeService
 from modelfleet.rollouts.service import RolloutService
 from modelfleet.rollouts.ticks import EvidenceTicks
 from modelfleet.serving.beside import Beside
@@ -75,10 +76,12 @@ class Fleet:
     tracking: TrackingService
     lineage: LineageService
     identity: IdentityService
+    approvals: Approvals
     endpoints: EndpointService
     quarantine: QuarantineService
     pipelines: PipelineService
     rollouts: RolloutService
+    freezes: FreezeService
     monitoring: MonitoringService
     evidence: EvidenceReader
     engine: Engine
@@ -112,10 +115,12 @@ def build(settings: Settings) -> Fleet:
     jobs = LocalJobRunner(database, handlers, membership=membership)
     registry = RegistryService(database, bundles, jobs)
     identity = IdentityService(database, signing_key)
+    approvals = Approvals(database)
     endpoints = EndpointService(database, settings.serving.request_timeout_ms)
     evidence = EvidenceReader(layout.evidence_database)
     ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
-    rollouts = RolloutService(database, registry, endpoints, ticks)
+    rollouts = RolloutService(database, registry, endpoints, ticks, approvals=approvals)
+    freezes = FreezeService(database, endpoints)
     environments = EnvironmentBuilder(layout)
     confinement = _confinement(settings)
     sandboxed = settings.serving.sandbox_checks
@@ -199,10 +204,12 @@ def build(settings: Settings) -> Fleet:
         tracking=TrackingService(database, bundles),
         lineage=LineageService(database),
         identity=identity,
+        approvals=approvals,
         endpoints=endpoints,
         quarantine=quarantine,
         pipelines=pipelines,
         rollouts=rollouts,
+        freezes=freezes,
         monitoring=monitoring,
         evidence=evidence,
         engine=LocalEngine(layout.desired, layout.observed),

@@ -10,9 +10,10 @@ import pytest
 from api_routes import app_routes, permission
 from fastapi.routing import APIRoute
 
-from modelfleet.core.authorization import Action, Grant, Role
+from modelfleet.core.authorization import SYSTEM, Action, Grant, Role
 from modelfleet.gates import store as gates
 from modelfleet.gates.store import GateRun, Verdict
+from modelfleet.rollouts.windows import Window
 from modelfleet.wiring import Fleet
 
 if TYPE_CHECKING:
@@ -23,10 +24,16 @@ KNOWN = {action.value for action in Action} | {"public"}
 
 @pytest.fixture
 def full(full: Api) -> Api:
-    """Also with a rebuild."""
+    """Also with a rebuild and something to approve."""
     version = full.fleet.registry.get_version(_admin(full), "churn", "1")
     rebuilt = GateRun("rebuild", Verdict.PASS, "", {"rebuild": "r1", "state": "equal"})
     gates.save(full.fleet.database, version.id, "0" * 64, [rebuilt])
+    with full.fleet.database.begin() as connection:
+        full.fleet.approvals.ask(
+            connection, SYSTEM, "rollout/churn", {"spec": "0"}, role="approver", team="growth"
+        )
+    past = Window(begins="2020-01-01T00:00:00Z", ends="2020-01-02T00:00:00Z", reason="done")
+    full.fleet.freezes.create(SYSTEM, "churn", past, endpoint="churn")
     return full
 
 
@@ -61,6 +68,12 @@ BODIES: dict[tuple[str, str], object] = {
     ("PUT", "/v1/models/{name}/aliases/{alias}"): {"version": "1"},
     ("POST", "/v1/endpoints"): {"name": "other", "model": "churn"},
     ("POST", "/v1/rollouts"): {"model": "churn"},
+    ("POST", "/v1/rollout-groups"): {"members": [{"model": "churn"}, {"model": "churn"}]},
+    ("POST", "/v1/rollouts/{rollout_id}/promote"): {"reason": "x"},
+    ("POST", "/v1/rollouts/{rollout_id}/override"): {"reason": "x"},
+    ("POST", "/v1/freezes"): {"name": "other", "ends": "2020-01-02T00:00:00Z", "reason": "x"},
+    ("POST", "/v1/approvals/{approval_id}/approve"): {"reason": "x"},
+    ("POST", "/v1/approvals/{approval_id}/reject"): {"reason": "x"},
     ("POST", "/v1/pipelines"): {
         "name": "other",
         "team": "growth",
@@ -102,9 +115,12 @@ OF_NO_TEAM |= {"/v1/experiments/{experiment}/runs"}
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
 EMPTY_LISTS |= {"/v1/batches", "/v1/trainings", "/v1/templates", "/v1/reviews"}
+EMPTY_LISTS |= {"/v1/approvals", "/v1/freezes"}
 OF_SOMEBODY = {
     "/v1/models/{name}/versions/{version}/comments/{comment_id}",
     "/v1/models/{name}/versions/{version}/reviews/{review_id}/answer",
+    "/v1/approvals/{approval_id}/approve",
+    "/v1/approvals/{approval_id}/reject",
 }
 """Whoever may read may call these, for what is theirs; here it is the admin's."""
 
@@ -134,6 +150,7 @@ def fill(api: Api, path: str) -> str:
         "team": "growth",
         "template": "usual",
         "rebuild_id": "r1",
+        "approval_id": api.fleet.approvals.list(_admin(api))[0].id,
         "comment_id": api.fleet.registry.comments(_admin(api), "churn", "1")[0].id,
         "review_id": api.fleet.registry.reviews(_admin(api), "churn", "1")[0].id,
     }

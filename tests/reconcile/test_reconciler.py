@@ -16,6 +16,8 @@ from modelfleet.core.errors import Unavailable
 from modelfleet.reconcile import Reconciler
 from modelfleet.reconcile.traffic import Serving, TrafficController
 from modelfleet.registry import BundleStore, Version
+from modelfleet.rollouts.advance import Advancer
+from modelfleet.rollouts.moving import Mover
 from modelfleet.rollouts.plan import Spec, Strategy
 from modelfleet.serving.endpoints import FULL
 from modelfleet.serving.environments import EnvironmentBuilder
@@ -363,21 +365,22 @@ def test_a_revoked_key_reaches_the_gateway(machine: Machine, registrar: Registra
     assert machine.envoy.config.revoked == (info.id,)
 
 
+@pytest.mark.parametrize("part", ["_consider", "make"])
 def test_trouble_with_one_rollout_is_not_the_others(
-    machine: Machine, registrar: Registrar, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, registrar: Registrar, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     registrar.model("fraud")
     fraud = registrar.ready("fraud")
     bad = machine.deploy(registrar.ready())
     good = machine.fleet.rollouts.start(SYSTEM, "fraud", "fraud", "1", NOW).id
-    real = type(machine.fleet.rollouts).advance
+    real = getattr(Mover, part) if part == "make" else getattr(Advancer, part)
 
-    def advance(self: object, row: object, *rest: object) -> bool:
-        if getattr(row, "id", "") == bad:
+    def odd(self: object, *rest: object, **named: object) -> object:
+        if any(getattr(one, "id", "") == bad for one in rest):
             raise RuntimeError("odd row")
-        return real(self, row, *rest)  # type: ignore[arg-type]
+        return real(self, *rest, **named)
 
-    monkeypatch.setattr(type(machine.fleet.rollouts), "advance", advance)
+    monkeypatch.setattr(Mover if part == "make" else Advancer, part, odd)
     machine.settle()
     assert machine.state(good) == "succeeded"
     assert machine.served() == {fraud.index: ("onnx", FULL)}

@@ -160,22 +160,6 @@ def test_shadows_may_differ_by_so_much_on_average(difference: float, finding: Fi
     assert found(pair_state(difference, analysis), analysis, mirrored=True)[0].finding is finding
 
 
-def test_answers_that_take_too_long_act_at_once() -> None:
-    analysis = Analysis(hard_latency_ms=100.0)
-    from modelfleet.telemetry.latency import BOUNDS_US, BUCKETS
-
-    counts = np.zeros(BUCKETS, dtype=int)
-    counts[int(np.searchsorted(BOUNDS_US, 500_000))] = 30
-    slow = tuple(counts.tolist())
-    state = judge.begin(analysis)
-    state = judge.update(state, analysis, Tick(2, Arm(30), Arm(30, latency=slow)))
-    assert found(state, analysis)[0].finding is Finding.OPEN
-    state = judge.update(state, analysis, Tick(4, Arm(30), Arm(30, latency=slow)))
-    verdict, _ = found(state, analysis)
-    assert verdict.finding is Finding.HARM
-    assert "60 of 60 answers took over 100 ms" in verdict.sentence
-
-
 def test_more_arms_need_more_evidence() -> None:
     analysis = Analysis()
     state = judge.begin(analysis)
@@ -192,7 +176,6 @@ def test_more_arms_need_more_evidence() -> None:
         {"scores_max_change": -0.1},
         {"differences_max": math.inf},
         {"hard_errors": 0.0},
-        {"hard_latency_ms": -5.0},
     ],
 )
 def test_what_can_not_be_judged_is_refused(wrong: dict[str, object]) -> None:

@@ -10,8 +10,19 @@ from hypothesis import strategies as st
 
 from modelfleet.core.errors import InvalidInput
 from modelfleet.rollouts.judge import Finding, Verdict
-from modelfleet.rollouts.plan import Spec, Strategy
-from modelfleet.rollouts.step import ENDED, Desired, Observed, State, Traffic, decide
+from modelfleet.rollouts.plan import FULL, Approve, Preview, Spec, Step, Strategy
+from modelfleet.rollouts.step import (
+    AT_A_STEP,
+    ENDED,
+    Answer,
+    Desired,
+    Observed,
+    Standing,
+    State,
+    Traffic,
+    decide,
+    waits_for,
+)
 
 CANARY = Spec(weights=(500, 5000), step_seconds=10, bake_seconds=20)
 
@@ -44,6 +55,12 @@ specs = st.sampled_from(
         Spec(strategy=Strategy.SHADOW),
         Spec(on_fail="freeze"),
         Spec(on_inconclusive="rollback", inconclusive_after_seconds=30),
+        Spec(on_inconclusive="ask", inconclusive_after_seconds=30),
+        Spec(on_fail="alert"),
+        Spec(steps=(Step(shadow=FULL), Step(weight=500)), gates=({"infrastructure": {}},)),
+        Spec(steps=(Step(approve=Approve()), Step(weight=500))),
+        Spec(steps=(Step(pause=True), Step(weight=500))),
+        Spec(steps=(Step(preview=Preview(header="x-test", equals="1")), Step(weight=500))),
     ]
 )
 observations = st.builds(
@@ -59,31 +76,51 @@ observations = st.builds(
     verdict=st.one_of(st.none(), st.builds(verdict, st.sampled_from(list(Finding)))),
     bake_requests=st.integers(0, 200),
     bake_errors=st.integers(0, 100),
+    blocked=st.sampled_from(["", "Frozen."]),
+    gates=st.builds(Answer, st.sampled_from(list(Standing))),
+    approval=st.builds(Answer, st.sampled_from(list(Standing))),
+    asked=st.one_of(st.none(), st.builds(Answer, st.sampled_from(list(Standing)))),
+    beyond_limit=st.sampled_from(["", "Over the limit."]),
+    alerted=st.booleans(),
+    resumed=st.booleans(),
+    promoted=st.booleans(),
 )
 
 
 @given(specs, observations, st.sampled_from(list(Desired)))
 def test_rules_that_always_hold(spec: Spec, now: Observed, desired: Desired) -> None:
-    assume(spec.steps or now.state not in (State.STEPPING, State.PAUSED))
+    assume(spec.plan or now.state not in AT_A_STEP)
     move = decide(spec, now, desired)
+    assert isinstance(waits_for(spec, now, desired, move), str)
     if now.state in ENDED:
         assert move is None
         return
     if move is None:
         return
     finding = now.verdict.finding if now.verdict else None
-    judged = now.state in (State.STEPPING, State.PAUSED)
-    if judged and move.traffic is Traffic.PROMOTED:
+    judged = now.state in AT_A_STEP
+    by_hand = desired is Desired.PROMOTE or (
+        now.asked is not None and now.asked.standing is Standing.PASSED
+    )
+    if judged and move.traffic is Traffic.PROMOTED and not by_hand and now.has_stable:
         assert finding is Finding.PROOF
         assert now.applied
-    if judged and finding is Finding.HARM:
-        assert move.state in (State.ROLLING_BACK, State.FROZEN)
+    if judged and finding is Finding.HARM and desired is not Desired.PROMOTE:
+        assert move.state in (State.ROLLING_BACK, State.FROZEN) or move.tells
     if desired is Desired.ABORT and now.state is not State.ROLLING_BACK:
-        assert move.state in (State.ROLLING_BACK, State.ROLLED_BACK)
+        assert move.state in (State.ROLLING_BACK, State.CANCELLED)
     if move.traffic is Traffic.STEP and judged:
         assert now.applied
+    if move.is_forward:
+        assert not now.blocked
+    unmoved = now.state in (State.PENDING, State.GATING)
+    if unmoved and move.traffic is not None:
+        assert now.version_status == "ready" or now.state is State.GATING
+        assert not spec.gates or now.gates.standing is Standing.PASSED
     if now.state is State.PENDING and now.version_status != "ready":
-        assert move.state is State.ROLLED_BACK
+        assert move.state in (State.ROLLED_BACK, State.CANCELLED)
+    if move.state is State.STEPPING and now.state is State.AWAITING_APPROVAL and not by_hand:
+        assert now.approval.standing is Standing.PASSED
 
 
 def test_a_canary_goes_step_by_step_to_promotion() -> None:

@@ -23,6 +23,7 @@ from modelfleet.rollouts import store as rollout_store
 from modelfleet.rollouts.judge import Finding, MetricVerdict, Verdict
 from modelfleet.rollouts.plan import Spec
 from modelfleet.rollouts.step import State
+from modelfleet.rollouts.store import NewEvidence
 from modelfleet.serving.endpoints import Route
 from modelfleet.telemetry.database import open_writer, transaction, write_meta
 from modelfleet.telemetry.recent import RecentPrediction, _encode
@@ -94,12 +95,14 @@ class World:
         self.rollout = rollout.id
         self.serve("churn", (self.versions["churn"], 5000), (self.versions["next"], 5000))
         with self.fleet.database.begin() as connection:
-            rollout_store.update(connection, rollout.id, state=State.STEPPING.value)
+            row = rollout_store.find_row(connection, rollout.id)
+            assert row is not None
+            rollout_store.update(connection, row, state=State.STEPPING.value)
             rollout_store.add_move(
                 connection, rollout.id, State.STEPPING, 0, "50% goes to it.", "modelfleet"
             )
-            for tick in range(20):
-                rollout_store.add_evidence(connection, rollout.id, tick, 0, verdict(tick))
+            seen = [NewEvidence(tick, 0, 0, verdict(tick)) for tick in range(20)]
+            rollout_store.add_evidence(connection, rollout.id, seen)
 
     def traffic(self) -> None:
         """Half an hour of windows; f0 of churn 1.0.0 is shifted in the last ten minutes."""

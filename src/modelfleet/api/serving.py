@@ -1,21 +1,16 @@
-"""Endpoints and rollouts."""
+"""Endpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import msgspec
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelfleet.api.base import Caller, FleetDep, permits
 from modelfleet.core.authorization import Action
 from modelfleet.core.errors import InvalidInput
-from modelfleet.rollouts.plan import Spec
-from modelfleet.rollouts.service import Details
-from modelfleet.rollouts.store import Rollout
 from modelfleet.serving.endpoints import Endpoint
 from modelfleet.serving.gateway import Asked, Explanation
 from modelfleet.serving.traffic import Traffic
@@ -65,38 +60,6 @@ class TrafficBody(Body):
     priority: Literal["high", "normal", "low"] = "normal"
     timeout_ms: int | None = None
     per_try_timeout_ms: int | None = None
-
-
-class AnalysisBody(Body):
-    """See `Analysis`: what is judged, and how much worse the canary may be."""
-
-    alpha: float = 0.05
-    errors_max_increase: float | None = 0.01
-    latency_max_ratio: float | None = 1.5
-    latency_quantile: float = 0.95
-    latency_floor_ms: float = 5.0
-    predictions_max_distance: float | None = 0.2
-    disagreements_max: float | None = 0.05
-    min_samples: int = 50
-
-
-class SpecBody(Body):
-    strategy: Literal["immediate", "blue-green", "canary", "shadow"] = "canary"
-    weights: list[int] = Field(default=[500, 2500, 5000], description="basis points, rising")
-    step_seconds: float = 60.0
-    bake_seconds: float = 60.0
-    shadow_fraction: int = Field(default=10_000, description="basis points")
-    analysis: AnalysisBody = Field(default_factory=AnalysisBody)
-    on_fail: Literal["rollback", "freeze"] = "rollback"
-    on_inconclusive: Literal["hold", "rollback"] = "hold"
-    inconclusive_after_seconds: float = 3600.0
-
-
-class RolloutBody(Body):
-    model: str
-    version: str = "latest"
-    endpoint: str | None = None
-    spec: SpecBody = Field(default_factory=SpecBody)
 
 
 @router.get("/endpoints", **permits(Action.READ))
@@ -176,47 +139,3 @@ def _header(text: str) -> tuple[str, str]:
 @router.delete("/endpoints/{name}", status_code=204, **permits(Action.DELETE))
 def delete_endpoint(fleet: FleetDep, caller: Caller, name: str) -> None:
     fleet.endpoints.delete(caller, name)
-
-
-@router.post("/rollouts", status_code=201, **permits(Action.ROLLOUT))
-def start_rollout(fleet: FleetDep, caller: Caller, body: RolloutBody) -> Rollout:
-    try:
-        spec = msgspec.convert(body.spec.model_dump(), Spec)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"spec: {error}") from error
-    return fleet.rollouts.start(caller, body.endpoint or body.model, body.model, body.version, spec)
-
-
-@router.get("/rollouts", **permits(Action.READ))
-def list_rollouts(
-    fleet: FleetDep,
-    caller: Caller,
-    endpoint: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> Sequence[Rollout]:
-    return fleet.rollouts.list(caller, endpoint=endpoint, limit=limit)
-
-
-@router.get("/rollouts/{rollout_id}", **permits(Action.READ))
-def get_rollout(
-    fleet: FleetDep,
-    caller: Caller,
-    rollout_id: str,
-    ticks: Annotated[int, Query(ge=0, le=10_000)] = 600,
-) -> Details:
-    return fleet.rollouts.get(caller, rollout_id, ticks)
-
-
-@router.post("/rollouts/{rollout_id}/pause", **permits(Action.ROLLOUT))
-def pause_rollout(fleet: FleetDep, caller: Caller, rollout_id: str) -> Rollout:
-    return fleet.rollouts.pause(caller, rollout_id)
-
-
-@router.post("/rollouts/{rollout_id}/resume", **permits(Action.ROLLOUT))
-def resume_rollout(fleet: FleetDep, caller: Caller, rollout_id: str) -> Rollout:
-    return fleet.rollouts.resume(caller, rollout_id)
-
-
-@router.post("/rollouts/{rollout_id}/abort", **permits(Action.ROLL_BACK))
-def abort_rollout(fleet: FleetDep, caller: Caller, rollout_id: str) -> Rollout:
-    return fleet.rollouts.abort(caller, rollout_id)

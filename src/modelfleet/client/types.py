@@ -91,7 +91,7 @@ class Rollout(msgspec.Struct, frozen=True):
 
     @property
     def ended(self) -> bool:
-        return self.state in ("succeeded", "rolled_back")
+        return self.state in ("succeeded", "rolled_back", "cancelled", "superseded")
 
 
 class Alert(msgspec.Struct, frozen=True):

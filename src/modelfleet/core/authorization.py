@@ -25,6 +25,8 @@ class Action(StrEnum):
     """Run a version beside serving: score tables, measure it."""
     DELETE = "delete"
     REPORT_OUTCOMES = "report-outcomes"
+    FREEZE = "freeze"
+    """Define times in which no rollout advances."""
     ACKNOWLEDGE = "acknowledge"
     """Take note of alerts."""
     MANAGE_ACCESS = "manage-access"
@@ -63,7 +65,9 @@ ROLE_ACTIONS: dict[Role, frozenset[Action]] = {
             _A.ACKNOWLEDGE,
         }
     ),
-    Role.APPROVER: frozenset({_A.READ, _A.ROLL_BACK, _A.DELETE, _A.ACKNOWLEDGE, _A.READ_AUDIT}),
+    Role.APPROVER: frozenset(
+        {_A.READ, _A.ROLL_BACK, _A.FREEZE, _A.DELETE, _A.ACKNOWLEDGE, _A.READ_AUDIT}
+    ),
     Role.ADMIN: frozenset(Action),
 }
 

@@ -12,6 +12,7 @@ from modelfleet.lineage.service import (
     Node,
     add_edge,
     edges_from,
+    feeds_between,
     remove_edges,
     rename_node,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "declare",
     "declared",
     "edges_from",
+    "feeds_between",
     "remove_edges",
     "rename_node",
     "withdraw",

@@ -72,6 +72,19 @@ def _edges(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list
     ]
 
 
+def feeds_between(connection: sa.Connection, model: str, version: str) -> set[str]:
+    """Models whose predictions a model, or one version of it, takes in."""
+    query = sa.select(edge.c.source).where(
+        edge.c.relation == "feeds",
+        edge.c.source_kind == "model",
+        sa.or_(
+            sa.and_(edge.c.destination_kind == "model", edge.c.destination == model),
+            sa.and_(edge.c.destination_kind == "version", edge.c.destination == version),
+        ),
+    )
+    return {r.source for r in connection.execute(query)}
+
+
 def remove_edges(connection: sa.Connection, node: Node) -> None:
     """Remove all edges that touch `node`."""
     connection.execute(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -127,24 +127,23 @@ class Reconciler:
         self.last_round = now
 
     def round(self) -> None:
-        for row in self._rollouts.active():
-            self._guarded(partial(self._advance, row))
-        rows = self._rollouts.active()
-        self._write_watch(rows)
-        self._load_errors = self._traffic.round(self._endpoints.all(), rows)
+        self._guarded(self._advance)
+        rows, places = self._rollouts.active(), self._endpoints.all()
+        self._write_watch(rows, {one.id for one in places if one.traffic.sticky})
+        self._load_errors = self._traffic.round(places, rows)
 
-    def _advance(self, row: Row) -> None:
-        ids = [v for v in (row.from_version_id, row.to_version_id) if v]
-        self._rollouts.advance(row, self._registry.versions_by_id(ids), self._load_errors)
+    def _advance(self) -> None:
+        self._rollouts.advance(self._load_errors)
 
-    def _write_watch(self, rows: Sequence[Row]) -> None:
+    def _write_watch(self, rows: Sequence[Row], sticky: Collection[str]) -> None:
         """Tell the collector which versions the judge looks at."""
-        ids = {v for row in rows for v in (row.from_version_id, row.to_version_id) if v}
-        watched = self._rollouts.watched(rows, self._registry.versions_by_id(sorted(ids)))
+        ids = {one for row in rows for one in row.version_ids}
+        watched = self._rollouts.watched(rows, self._registry.versions_by_id(sorted(ids)), sticky)
         watch = Watch(
             versions=sorted({i for one in watched for i in (one.stable, one.canary)}),
             pairs=[WatchedPair(w.stable, w.canary, w.endpoint) for w in watched if w.mirrored],
             edges={str(one.canary): one.stable for one in watched},
+            keys={str(i): w.scope for w in watched if w.scope for i in (w.stable, w.canary)},
         )
         content = msgspec.json.encode(watch)
         if content != self._watch:

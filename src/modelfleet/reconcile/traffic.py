@@ -93,8 +93,7 @@ class TrafficController:
     ) -> dict[str, Version]:
         wanted = {version_id for one in endpoints for version_id in one.version_ids}
         wanted |= pipelines.pinned
-        wanted |= {row.to_version_id for row in rollouts}
-        wanted |= {row.from_version_id for row in rollouts if row.from_version_id}
+        wanted |= {one for row in rollouts for one in row.version_ids}
         return self._rooms.registry.versions_by_id(sorted(wanted))
 
     def _demands(
@@ -105,7 +104,7 @@ class TrafficController:
         pipelines: Additions,
     ) -> list[pools.Demand]:
         promoted = {one.stable_version_id for one in endpoints}
-        promoted |= pipelines.pinned - {row.to_version_id for row in rollouts}
+        promoted |= pipelines.pinned - {arm.version_id for row in rollouts for arm in row.arms}
         promoted |= {row.from_version_id for row in rollouts}
         placements = self._rooms.registry.placements({one.model for one in versions.values()})
         quarantined = self._rooms.quarantine.current()

@@ -43,8 +43,6 @@ class Analysis:
     """requests that each arm must have had before a step may end"""
     hard_errors: float = 0.2
     """share of failed requests that acts at once"""
-    hard_latency_ms: float | None = None
-    """half of the answers slower than this acts at once"""
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
@@ -69,8 +67,8 @@ class Analysis:
             raise InvalidInput(f"outcomes is one of {', '.join(LOSSES)}.")
         if not 0 <= self.outcomes_delay_seconds < math.inf:
             raise InvalidInput("outcomes_delay_seconds is not negative.")
-        if not 0 < self.hard_errors <= 1 or (self.hard_latency_ms or 1.0) <= 0:
-            raise InvalidInput("hard_errors lies between 0 and 1, hard_latency_ms is above 0.")
+        if not 0 < self.hard_errors <= 1:
+            raise InvalidInput("hard_errors lies between 0 and 1.")
 
     def metrics(self, *, mirrored: bool) -> tuple[str, ...]:
         """What is judged of a version that gets live traffic, or copies of it (`mirrored`)."""

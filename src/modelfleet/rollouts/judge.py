@@ -82,10 +82,6 @@ class JudgeState:
     """mirrored requests that could be compared, and those whose answers differed"""
     paired_us: tuple[float, float] = (0.0, 0.0)
     """sums of the latencies of these, stable's and the shadow's"""
-    slow_lately: tuple[int, int] = (0, 0)
-    """answers of the canary since the hard limit was last looked at, and those over it"""
-    too_slow: tuple[int, int] | None = None
-    """the first of these that broke the hard limit of latency"""
     last_tick: int = -1
     notes: tuple[str, ...] = field(default_factory=tuple)
 
@@ -115,9 +111,7 @@ def next_step(state: JudgeState, weight: float) -> JudgeState:
         step_samples=(0, 0),
         lately=(0, 0),
         stable_lately=(0, 0),
-        slow_lately=(0, 0),
         broken=None,
-        too_slow=None,
     )
 
 
@@ -128,7 +122,7 @@ def update(state: JudgeState, analysis: Analysis, tick: Tick) -> JudgeState:
     a, b = tick.stable, tick.canary
     counts = (a.requests, a.errors, b.requests, b.errors)
     scores = _scores(state, tick)
-    state = _look_at_slowness(_look_at_hard_limit(state, analysis, a, b), analysis, b)
+    state = _look_at_hard_limit(state, analysis, a, b)
     return replace(
         state,
         errors_harm=state.errors_harm.update(*counts),
@@ -160,19 +154,6 @@ def _look_at_hard_limit(state: JudgeState, analysis: Analysis, a: Arm, b: Arm) -
     if broken is None and breaks(*lately, limit) and not breaks(*stable, limit):
         broken = lately
     return replace(state, lately=lately, stable_lately=stable, broken=broken)
-
-
-def _look_at_slowness(state: JudgeState, analysis: Analysis, b: Arm) -> JudgeState:
-    """The same of answers that are slower than the hard limit."""
-    if analysis.hard_latency_ms is None or not b.latency:
-        return state
-    first = int(np.searchsorted(BOUNDS_US, 1000 * analysis.hard_latency_ms, side="left"))
-    begun = state.slow_lately if state.slow_lately[0] < HARD_REQUESTS else (0, 0)
-    lately = (begun[0] + sum(b.latency), begun[1] + sum(b.latency[first + 1 :]))
-    found = state.too_slow
-    if found is None and breaks(*lately, 0.5):
-        found = lately
-    return replace(state, slow_lately=lately, too_slow=found)
 
 
 def breaks(requests: int, errors: int, limit: float = HARD_RATE) -> bool:
@@ -296,9 +277,6 @@ def hard_limit(state: JudgeState, analysis: Analysis) -> str:
         requests, errors = state.broken
         limit = f"over the hard limit of {100 * analysis.hard_errors:g} %"
         return f"{errors} of {requests} requests failed: {limit}."
-    if state.too_slow is not None:
-        answers, slow = state.too_slow
-        return f"{slow} of {answers} answers took over {analysis.hard_latency_ms:g} ms."
     return ""
 
 

@@ -1,56 +1,43 @@
-"""Verbs of rollouts, and `advance`: one look of the reconciler at one rollout.
-
-Whatever `advance` finds out and decides (judge state, evidence, new state, new routes, audit
-event) commits in one transaction. A process that dies before it has changed nothing; one that
-dies after it has nothing left to do.
-"""
+"""Verbs of rollouts. How they move by themselves stands in `rollouts.advance`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-import msgspec
 import sqlalchemy as sa
 
 from modelfleet.core import audit
-from modelfleet.core.authorization import SYSTEM, Action, Principal, Resource, authorize
+from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
-from modelfleet.core.errors import Conflict, InvalidInput, NotFound
+from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from modelfleet.core.ids import new_id
+from modelfleet.identity.approvals import Approval, Approvals, has_role
+from modelfleet.identity.store import find_principal
+from modelfleet.lineage import feeds_between
 from modelfleet.registry import RegistryService, Version
 from modelfleet.registry import store as registry_store
-from modelfleet.rollouts import judge, store
-from modelfleet.rollouts.analysis import Tick
-from modelfleet.rollouts.judge import Finding, JudgeState, Verdict
-from modelfleet.rollouts.plan import FULL, Spec
+from modelfleet.registry.tables import model_version
+from modelfleet.rollouts import freezes, groups, judge, store, windows
+from modelfleet.rollouts.advance import Advancer, Gatekeeper, blocked
+from modelfleet.rollouts.judging import TickSource
+from modelfleet.rollouts.moving import Mover
+from modelfleet.rollouts.plan import Preview, Spec
 from modelfleet.rollouts.step import (
+    AT_A_STEP,
     ENDED,
+    UNMOVED,
     Desired,
     Move,
-    Observed,
     State,
     Traffic,
-    decide,
 )
-from modelfleet.rollouts.store import Evidence, Rollout, Row
-from modelfleet.serving.endpoints import Endpoint, EndpointService, Route
+from modelfleet.rollouts.store import Arm, Evidence, Notes, Rollout, Row
+from modelfleet.serving.endpoints import Endpoint, EndpointService
 
-_SECOND = 1_000_000
-
-
-class TickSource(Protocol):
-    """Closed judge ticks of two versions (by index), each once, in order."""
-
-    def ticks(self, stable: int, canary: int, after: int) -> Sequence[Tick]: ...
-
-    def tick_at(self, moment_us: int) -> int:
-        """The number of the tick in which a moment lies."""
-
-    def closed_tick(self) -> int:
-        """The number of the newest tick that is closed; those up to it don't change any more."""
+__all__ = ["Details", "RolloutService", "TickSource", "Watched"]
+MAX_REASON = 2000
 
 
 @dataclass(frozen=True)
@@ -58,6 +45,10 @@ class Details:
     rollout: Rollout
     moves: Sequence[store.Move]
     evidence: Sequence[Evidence]
+    approvals: Sequence[Approval] = ()
+    """what people were asked, newest first"""
+    group: Sequence[Rollout] = ()
+    """the others that move with it"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +59,18 @@ class Watched:
     canary: int
     endpoint: str
     mirrored: bool
+    scope: str = ""
+    """the rollout, if its clients stick to versions and so count once"""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One rollout of a group."""
+
+    model: str
+    version: str
+    endpoint: str = ""
+    """defaults to the model's name"""
 
 
 class RolloutService:
@@ -77,53 +80,181 @@ class RolloutService:
         registry: RegistryService,
         endpoints: EndpointService,
         ticks: TickSource,
+        *,
+        approvals: Approvals | None = None,
+        gatekeeper: Gatekeeper | None = None,
     ) -> None:
         self._database = database
         self._registry = registry
         self._endpoints = endpoints
-        self._ticks = ticks
+        self._approvals = approvals or Approvals(database)
+        self._gatekeeper = gatekeeper
+        self._mover = Mover(endpoints, self._approvals)
+        self._advancer = Advancer(database, registry, endpoints, ticks, self._approvals, gatekeeper)
 
-    # Verbs -------------------------------------------------------------------------------------
+    # Beginning ---------------------------------------------------------------------------------
 
     def start(
-        self, actor: Principal, endpoint_name: str, model: str, version: str, spec: Spec
+        self,
+        actor: Principal,
+        endpoint_name: str,
+        model: str,
+        version: str,
+        spec: Spec,
+        *,
+        supersede: bool = False,
     ) -> Rollout:
-        """Begin to move an endpoint to a version. The endpoint is made if it is new."""
-        target = self._registry.get_version(actor, model, version)
-        if target.status == "failed":
-            raise Conflict(f"{target.name} is not fit to serve: {target.reason}")
+        """Begin to move an endpoint to a version. The endpoint is made if it is new.
+
+        Of an A/B/n test the arms name the versions. supersede: a rollout that runs there ends, its
+        traffic goes back, and this one takes over.
+        """
+        arms = self._arms(actor, model, version, spec)
+        self._check_schedule(spec)
         with self._database.begin() as connection:
-            place = self._place(connection, actor, endpoint_name, model)
-            resource = Resource("endpoint", place.name, place.owner_team)
-            authorize(actor, Action.ROLLOUT, resource)
-            self._refuse_second(connection, place, target)
-            rollout_id, now = new_id(), now_us()
-            connection.execute(
-                sa.insert(store.rollout).values(
-                    id=rollout_id,
-                    endpoint_id=place.id,
-                    endpoint=place.name,
-                    owner_team=place.owner_team,
-                    from_version_id=place.stable_version_id,
-                    to_version_id=target.id,
-                    spec=msgspec.to_builtins(spec),
-                    state=State.PENDING.value,
-                    desired=Desired.RUN.value,
-                    step=0,
-                    sentence="Waits for the version to be ready.",
-                    route_revision=place.revision,
-                    step_at=now,
-                    judge=msgspec.to_builtins(judge.begin(spec.analysis)),
-                    actor=actor.name,
-                    started_at=now,
+            made = self._start(connection, actor, endpoint_name, model, arms, spec, supersede)
+            return self._shown(connection, made)
+
+    def start_group(
+        self, actor: Principal, members: Sequence[Member], spec: Spec, *, supersede: bool = False
+    ) -> Sequence[Rollout]:
+        """Begin rollouts that move as one, in the order in which the models use each other."""
+        found = [self._arms(actor, one.model, one.version, spec) for one in members]
+        names = [one.endpoint or one.model for one in members]
+        for name, (target, *_) in zip(names, found, strict=True):
+            authorize(actor, Action.ROLLOUT, Resource("endpoint", name, target.owner_team))
+        if not 2 <= len(members) <= 50 or spec.arms:
+            raise InvalidInput("A group has 2 to 50 rollouts, none of them an A/B/n test.")
+        if len(set(names)) != len(names):
+            raise InvalidInput("An endpoint is in the group twice.")
+        self._check_schedule(spec)
+        targets = dict(zip(names, found, strict=True))
+        with self._database.begin() as connection:
+            uses = self._uses(connection, targets)
+            group, ids = new_id(), dict[str, str]()
+            for name in groups.in_order(uses):
+                arms = targets[name]
+                ids[name] = self._start(
+                    connection,
+                    actor,
+                    name,
+                    arms[0].model,
+                    arms,
+                    spec,
+                    supersede,
+                    group=group,
+                    after=[ids[used] for used in uses[name]],
                 )
+            return [self._shown(connection, one) for one in ids.values()]
+
+    def _uses(
+        self, connection: sa.Connection, targets: Mapping[str, Sequence[Version]]
+    ) -> Mapping[str, Sequence[str]]:
+        """Which endpoints of the group each uses, by the lineage of models and new versions."""
+        found: dict[str, list[str]] = {}
+        for name, (target, *_) in targets.items():
+            feeding = feeds_between(connection, target.model, target.name)
+            found[name] = [
+                other
+                for other, (one, *_) in targets.items()
+                if other != name and one.model in feeding
+            ]
+        return found
+
+    def _arms(self, actor: Principal, model: str, version: str, spec: Spec) -> Sequence[Version]:
+        wanted = [one.version for one in spec.arms] or [version]
+        found = [self._registry.get_version(actor, model, one) for one in wanted]
+        for one in found:
+            if one.status == "failed":
+                raise Conflict(f"{one.name} is not fit to serve: {one.reason}")
+        if len({one.id for one in found}) != len(found):
+            raise InvalidInput("Two arms of the test are the same version.")
+        if spec.gates and self._gatekeeper is None:
+            raise Unavailable("Nothing here can check gates.")
+        return found
+
+    def _check_schedule(self, spec: Spec) -> None:
+        windows.check_possible(
+            now_us(), not_before=spec.not_before, windows=spec.windows, freezes=spec.freeze
+        )
+
+    def _start(
+        self,
+        connection: sa.Connection,
+        actor: Principal,
+        endpoint_name: str,
+        model: str,
+        targets: Sequence[Version],
+        spec: Spec,
+        supersede: bool,
+        *,
+        group: str = "",
+        after: Sequence[str] = (),
+        retry_of: Row | None = None,
+    ) -> str:
+        place = self._place(connection, actor, endpoint_name, model)
+        resource = Resource("endpoint", place.name, place.owner_team)
+        authorize(actor, Action.ROLLOUT, resource)
+        self._check_people(connection, spec)
+        place = self._make_way(connection, actor, place, supersede)
+        for one in targets:
+            if place.stable_version_id == one.id:
+                raise Conflict(f"{place.name} serves {one.name} already.")
+        if spec.arms and place.stable_version_id is None:
+            raise Conflict(f"{place.name} serves nothing yet that arms could be compared with.")
+        rollout_id, now = new_id(), now_us()
+        shares = [one.weight for one in spec.arms] or [0]
+        arms = [Arm(one.id, share) for one, share in zip(targets, shares, strict=True)]
+        names = ", ".join(one.name for one in targets)
+        waits = self._waits_at_first(connection, spec, place)
+        connection.execute(
+            sa.insert(store.rollout).values(
+                id=rollout_id,
+                endpoint_id=place.id,
+                endpoint=place.name,
+                owner_team=place.owner_team,
+                from_version_id=place.stable_version_id,
+                to_version_id=targets[0].id,
+                spec=store.plain(spec),
+                state=State.PENDING.value,
+                desired=Desired.RUN.value,
+                step=0,
+                sentence="Waits for the version to be ready.",
+                route_revision=place.revision,
+                step_at=now,
+                judge=store.plain([judge.begin(spec.analysis)] * len(arms)),
+                actor=actor.name,
+                started_at=now,
+                attempt=retry_of.attempt + 1 if retry_of else 1,
+                retry_of=retry_of.id if retry_of else "",
+                group_id=group,
+                after=list(after),
+                arms=store.plain(arms),
+                waits=waits,
             )
-            registry_store.hold(connection, target.id, f"rollout/{rollout_id}")
-            sentence = f"{spec.strategy.value} to {target.name}"
-            store.add_move(connection, rollout_id, State.PENDING, 0, sentence, actor.name)
-            details = {"rollout": rollout_id, "to": target.name, "strategy": spec.strategy.value}
-            audit.record(connection, actor, "start-rollout", resource, details)
-            return self._shown(connection, rollout_id)
+        )
+        for one in targets:
+            registry_store.hold(connection, one.id, f"rollout/{rollout_id}")
+        sentence = f"{spec.strategy.value} to {names}"
+        store.add_move(connection, rollout_id, State.PENDING, 0, sentence, actor.name)
+        details: dict[str, object] = {"rollout": rollout_id, "to": names}
+        details |= {"strategy": spec.strategy.value}
+        details |= {"group": group} if group else {}
+        details |= {"retry_of": retry_of.id} if retry_of else {}
+        audit.record(connection, actor, "start-rollout", resource, details)
+        return rollout_id
+
+    def _waits_at_first(self, connection: sa.Connection, spec: Spec, place: Endpoint) -> str:
+        known = freezes.current(connection)
+        return blocked(spec, Notes(), known, place.owner_team, place.name, now_us())
+
+    def _check_people(self, connection: sa.Connection, spec: Spec) -> None:
+        """Callers that previews name are there."""
+        named: list[Preview] = [one.preview for one in spec.steps if one.preview]
+        named += [rule for arm in spec.arms for rule in arm.rules]
+        for one in named:
+            if one.caller and find_principal(connection, one.caller) is None:
+                raise InvalidInput(f"There is no principal {one.caller[:120]}.")
 
     def _place(
         self, connection: sa.Connection, actor: Principal, name: str, model: str
@@ -136,16 +267,66 @@ class RolloutService:
             raise InvalidInput(f"The endpoint {name} serves the model {found.model}, not {model}.")
         return found
 
-    def _refuse_second(self, connection: sa.Connection, place: Endpoint, target: Version) -> None:
-        for one in store.active(connection):
-            if one.endpoint_id == place.id:
-                raise Conflict(
-                    f"{place.name} is being rolled out already.",
-                    hint=f"Wait for it, or: modelfleet rollouts abort {one.id}",
-                    rollout=one.id,
-                )
-        if place.stable_version_id == target.id:
-            raise Conflict(f"{place.name} serves {target.name} already.")
+    def _make_way(
+        self, connection: sa.Connection, actor: Principal, place: Endpoint, supersede: bool
+    ) -> Endpoint:
+        """Of two rollouts of an endpoint one must end, and be told so."""
+        running = store.active_of(connection, place.id)
+        if running is None:
+            return place
+        if not supersede:
+            raise Conflict(
+                f"{place.name} is being rolled out already.",
+                hint=f"Wait for it, abort it (modelfleet rollouts abort {running.id}), or start "
+                "this one with --supersede.",
+                rollout=running.id,
+            )
+        if running.group_id:
+            raise Conflict(
+                f"{place.name} is being rolled out in a group.",
+                hint=f"Abort that one: modelfleet rollouts abort {running.id}",
+                rollout=running.id,
+            )
+        resource = Resource("endpoint", place.name, place.owner_team)
+        authorize(actor, Action.ROLL_BACK, resource)
+        moved = running.state not in UNMOVED
+        move = Move(
+            State.SUPERSEDED,
+            running.step,
+            f"Another rollout of {actor.name} took over.",
+            Traffic.STABLE if moved and running.from_version_id else None,
+        )
+        self._mover.make(connection, running, move, (), actor=actor)
+        return self._endpoints.find(connection, place.id)
+
+    def retry(self, actor: Principal, rollout_id: str) -> Rollout:
+        """The same again: a new attempt with an id and a judge of its own."""
+        with self._database.begin() as connection:
+            old = self._row(connection, rollout_id)
+            authorize(actor, Action.ROLLOUT, _resource(old))
+            if old.state not in ENDED or old.state is State.SUCCEEDED:
+                hint = "" if old.state is State.SUCCEEDED else "Abort it first."
+                raise Conflict(f"The rollout is {_said(old.state)}, not failed.", hint=hint)
+            if old.group_id:
+                raise Conflict("A rollout of a group is not tried again alone.")
+            condition = model_version.c.id.in_([arm.version_id for arm in old.arms])
+            known = {one.id: one for one in registry_store.versions(connection, condition)}
+            if len(known) < len(old.arms):
+                raise Conflict("A version of this rollout was deleted.")
+            targets = [known[arm.version_id] for arm in old.arms]
+            made = self._start(
+                connection,
+                actor,
+                old.endpoint,
+                targets[0].model,
+                targets,
+                old.spec,
+                False,
+                retry_of=old,
+            )
+            return self._shown(connection, made)
+
+    # Steering ----------------------------------------------------------------------------------
 
     def pause(self, actor: Principal, rollout_id: str) -> Rollout:
         """Stay at the present step. Harm still rolls back."""
@@ -154,64 +335,159 @@ class RolloutService:
     def resume(self, actor: Principal, rollout_id: str) -> Rollout:
         return self._steer(actor, rollout_id, Desired.RUN, Action.ROLLOUT)
 
-    def abort(self, actor: Principal, rollout_id: str) -> Rollout:
+    def abort(self, actor: Principal, rollout_id: str, reason: str = "") -> Rollout:
         """All traffic back to the stable version, as soon as that one is resident."""
-        return self._steer(actor, rollout_id, Desired.ABORT, Action.ROLL_BACK)
+        return self._steer(actor, rollout_id, Desired.ABORT, Action.ROLL_BACK, reason)
+
+    def promote(self, actor: Principal, rollout_id: str, reason: str) -> Rollout:
+        """All traffic to the new version without waiting for the judge's proof.
+
+        Not before it has passed its gates, and not in a freeze window.
+        """
+        if not reason.strip():
+            raise InvalidInput("Promoting by hand needs a reason.")
+        return self._steer(actor, rollout_id, Desired.PROMOTE, Action.ROLLOUT, reason)
+
+    def override(self, actor: Principal, rollout_id: str, reason: str) -> Rollout:
+        """Let one rollout advance in freeze windows; by the role that each of them names."""
+        if not reason.strip():
+            raise InvalidInput("Overriding a freeze window needs a reason.")
+        with self._database.begin() as connection:
+            found = self._row(connection, rollout_id)
+            resource = _resource(found)
+            authorize(actor, Action.READ, resource)
+            known = freezes.holding(freezes.current(connection), found.owner_team, found.endpoint)
+            roles = {one.role for one in known} or {"approver"}
+            for role in sorted(roles):
+                if not has_role(actor, role, found.owner_team):
+                    authorize(actor, Action.MANAGE_ACCESS, resource)
+            if found.state in ENDED:
+                raise Conflict(f"The rollout has ended: {_said(found.state)}.")
+            given = {"by": actor.name, "reason": reason.strip()[:MAX_REASON]}
+            notes = replace(found.notes, override=given)
+            store.update(connection, found, notes=store.plain(notes))
+            details = {"rollout": found.id, "reason": given["reason"]}
+            details |= {"windows": ", ".join(one.name for one in known)}
+            audit.record(connection, actor, "override-freeze", resource, details)
+            return self._shown(connection, rollout_id)
 
     def _steer(
-        self, actor: Principal, rollout_id: str, desired: Desired, action: Action
+        self,
+        actor: Principal,
+        rollout_id: str,
+        desired: Desired,
+        action: Action,
+        reason: str = "",
     ) -> Rollout:
+        if len(reason) > MAX_REASON:
+            raise InvalidInput(f"A reason has at most {MAX_REASON} characters.")
         with self._database.begin() as connection:
-            found = store.find_row(connection, rollout_id)
-            if found is None:
-                raise NotFound(f"There is no rollout {rollout_id}.")
-            resource = Resource("endpoint", found.endpoint, found.owner_team)
-            authorize(actor, action, resource)
-            if found.state in ENDED:
-                raise Conflict(f"The rollout has ended: {found.state.value}.")
-            if found.desired is Desired.ABORT and desired is not Desired.ABORT:
-                raise Conflict("The rollout was aborted.")
-            if found.state is State.FROZEN and desired is not Desired.ABORT:
-                raise Conflict(
-                    "The rollout is frozen.", hint=f"modelfleet rollouts abort {rollout_id}"
-                )
-            store.update(connection, rollout_id, desired=desired.value)
-            details = {"rollout": rollout_id, "desired": desired.value}
-            audit.record(connection, actor, "steer-rollout", resource, details)
+            found = self._row(connection, rollout_id)
+            members = [found]
+            if found.group_id:
+                members = store.group_of(connection, found.group_id)
+                members = [one for one in members if one.state not in ENDED] or [found]
+            for one in members:
+                authorize(actor, action, _resource(one))
+            for one in members:
+                self._refuse(connection, one, desired)
+            for one in members:
+                values: dict[str, object] = {"desired": desired.value}
+                if reason:
+                    request = {"by": actor.name, "reason": reason.strip()}
+                    values["notes"] = store.plain(replace(one.notes, request=request))
+                store.update(connection, one, **values)
+                details = {"rollout": one.id, "desired": desired.value}
+                details |= {"reason": reason.strip()} if reason else {}
+                audit.record(connection, actor, "steer-rollout", _resource(one), details)
+                if desired is Desired.PROMOTE:
+                    sentence = f"{actor.name} promotes it: {reason.strip()}"
+                    store.add_move(connection, one.id, one.state, one.step, sentence, actor.name)
             return self._shown(connection, rollout_id)
+
+    def _refuse(self, connection: sa.Connection, found: Row, desired: Desired) -> None:
+        if found.state in ENDED:
+            raise Conflict(f"The rollout has ended: {_said(found.state)}.")
+        if found.desired is Desired.ABORT and desired is not Desired.ABORT:
+            raise Conflict("The rollout was aborted.")
+        if found.state is State.ROLLING_BACK and desired is not Desired.ABORT:
+            raise Conflict("The rollout goes back already.")
+        if found.state is State.FROZEN and desired not in (Desired.ABORT, Desired.PROMOTE):
+            raise Conflict(
+                "The rollout is frozen.",
+                hint=f"modelfleet rollouts abort {found.id}, or promote it",
+            )
+        if desired is Desired.PROMOTE:
+            self._refuse_promotion(connection, found)
+
+    def _refuse_promotion(self, connection: sa.Connection, found: Row) -> None:
+        if found.spec.arms:
+            raise Conflict(
+                "An A/B/n test is not promoted by hand.",
+                hint="Abort it and roll out the arm that you want.",
+            )
+        if found.state in UNMOVED:
+            raise Conflict("The version is not ready, or has not passed its gates, yet.")
+        if found.state not in AT_A_STEP:
+            raise Conflict(f"The rollout is {_said(found.state)}: there is nothing to promote.")
+        known = freezes.current(connection)
+        frozen = blocked(
+            replace(found.spec, windows=(), not_before=""),
+            found.notes,
+            known,
+            found.owner_team,
+            found.endpoint,
+            now_us(),
+        )
+        if frozen:
+            hint = f'modelfleet rollouts override {found.id} --reason "..."'
+            raise Conflict(frozen, hint=hint)
+
+    # Reading -----------------------------------------------------------------------------------
 
     def get(self, actor: Principal, rollout_id: str, ticks: int = 600) -> Details:
         with self._database.read() as connection:
             found = store.shown(connection, store.rollout.c.id == rollout_id)
             if not found:
                 raise NotFound(f"There is no rollout {rollout_id}.")
-            authorize(
-                actor, Action.READ, Resource("endpoint", found[0].endpoint, found[0].owner_team)
-            )
-            return Details(
-                found[0],
+            one = found[0]
+            authorize(actor, Action.READ, Resource("endpoint", one.endpoint, one.owner_team))
+            same = sa.and_(store.rollout.c.group_id == one.group, store.rollout.c.id != one.id)
+            details = Details(
+                one,
                 store.moves(connection, rollout_id),
                 store.evidence_of(connection, rollout_id, ticks),
+                group=store.shown(connection, same, 50) if one.group else (),
             )
+        asked = self._approvals.list(actor, subject=f"rollout/{rollout_id}/")
+        return replace(details, approvals=asked)
 
     def list(
         self,
         actor: Principal,
         *,
         endpoint: str | None = None,
+        group: str | None = None,
         active_only: bool = False,
         limit: int = 100,
     ) -> Sequence[Rollout]:
         """Newest first."""
         condition = store.rollout.c.endpoint == endpoint if endpoint else sa.true()
         if active_only:
-            ended = [state.value for state in ENDED]
-            condition = sa.and_(condition, store.rollout.c.state.not_in(ended))
+            condition = sa.and_(condition, store.rollout.c.ended_at.is_(None))
+        if group:
+            condition = sa.and_(condition, store.rollout.c.group_id == group)
         teams = actor.teams(Action.READ)
         if teams is not None:
             condition = sa.and_(condition, store.rollout.c.owner_team.in_(sorted(teams)))
         with self._database.read() as connection:
             return store.shown(connection, condition, limit)
+
+    def _row(self, connection: sa.Connection, rollout_id: str) -> Row:
+        found = store.find_row(connection, rollout_id)
+        if found is None:
+            raise NotFound(f"There is no rollout {rollout_id}.")
+        return found
 
     def _shown(self, connection: sa.Connection, rollout_id: str) -> Rollout:
         return store.shown(connection, store.rollout.c.id == rollout_id)[0]
@@ -219,181 +495,43 @@ class RolloutService:
     # For the reconciler ------------------------------------------------------------------------
 
     def active(self) -> Sequence[Row]:
-        with self._database.read() as connection:
-            return store.active(connection)
+        """All that run, oldest first."""
+        return self._advancer.rows()
 
-    def watched(self, rows: Sequence[Row], versions: Mapping[str, Version]) -> Sequence[Watched]:
-        """The pairs of versions that get judge ticks."""
+    def advance(self, load_errors: Mapping[int, str]) -> int:
+        """One look at all that run; how many were written. load_errors: by version index."""
+        return self._advancer.round(load_errors)
+
+    def watched(
+        self,
+        rows: Sequence[Row],
+        versions: Mapping[str, Version],
+        sticky: Collection[str] = (),
+    ) -> Sequence[Watched]:
+        """The pairs of versions that get judge ticks. sticky: ids of endpoints whose clients stick
+        to versions."""
         found = []
         for row in rows:
-            stable, canary = versions.get(row.from_version_id or ""), versions[row.to_version_id]
-            if stable is not None and row.state is not State.PENDING:
-                found.append(Watched(stable.index, canary.index, row.endpoint, row.spec.mirrored))
+            stable = versions.get(row.from_version_id or "")
+            if stable is None or row.state in UNMOVED:
+                continue
+            found += [
+                Watched(
+                    stable.index,
+                    versions[arm.version_id].index,
+                    row.endpoint,
+                    row.spec.mirrored,
+                    row.id if row.endpoint_id in sticky else "",
+                )
+                for arm in row.arms
+                if not arm.out
+            ]
         return found
 
-    def advance(
-        self, row: Row, versions: Mapping[str, Version], load_errors: Mapping[int, str]
-    ) -> bool:
-        """Take in new ticks and make the next move, if there is one. True if it moved."""
-        stable = versions.get(row.from_version_id or "")
-        canary = versions[row.to_version_id]
-        with self._database.begin() as connection:
-            fresh = store.find_row(connection, row.id)
-            if fresh is None or fresh.state in ENDED:
-                return False
-            try:
-                place = self._endpoints.find(connection, fresh.endpoint_id)
-            except NotFound:
-                self._end(connection, fresh, "The endpoint was deleted.")
-                return True
-            applied = place.applied_revision >= fresh.route_revision
-            if applied and fresh.applied_at is None:
-                fresh = replace(fresh, applied_at=now_us())
-                store.update(connection, fresh.id, applied_at=fresh.applied_at)
-            bake_judged = self._bake_is_closed(fresh)
-            state, verdict = self._judge(connection, fresh, stable, canary)
-            seen = _observed(fresh, stable, canary, applied, verdict, state, load_errors)
-            move = decide(fresh.spec, replace(seen, bake_judged=bake_judged), fresh.desired)
-            if move is not None:
-                self._make(connection, fresh, place, move, state)
-            return move is not None
 
-    def _bake_is_closed(self, row: Row) -> bool:
-        """A bake that nobody has looked at proves nothing, however long it took."""
-        if row.state is not State.BAKING or row.applied_at is None:
-            return False
-        end = row.applied_at + int(row.spec.bake_seconds * _SECOND)
-        return self._ticks.closed_tick() >= self._ticks.tick_at(end) - 1
-
-    def _judge(
-        self, connection: sa.Connection, row: Row, stable: Version | None, canary: Version
-    ) -> tuple[JudgeState, Verdict | None]:
-        """The judge's state after all closed ticks, and what it says; both are written."""
-        state = row.judge
-        judged = row.state in (State.STEPPING, State.PAUSED, State.BAKING)
-        if stable is None or row.applied_at is None or not judged:
-            return state, None
-        first = self._ticks.tick_at(row.applied_at)
-        fresh = self._ticks.ticks(stable.index, canary.index, max(state.last_tick, first - 1))
-        verdict = None if row.state is State.BAKING else self._verdict(row, state)
-        for tick in fresh:
-            if tick.number <= state.last_tick:
-                continue
-            turning = tick.number <= first
-            state = judge.update(state, row.spec.analysis, replace(tick, turning=turning))
-            if row.state is not State.BAKING:
-                found = self._verdict(row, state)
-                store.add_evidence(connection, row.id, tick.number, row.step, found)
-                if verdict is None or verdict.finding is not Finding.HARM:
-                    verdict = found  # harm at any tick counts, however many are read at once
-        if fresh:
-            store.update(connection, row.id, judge=msgspec.to_builtins(state))
-        return state, verdict
-
-    def _verdict(self, row: Row, state: JudgeState) -> Verdict:
-        spec = row.spec
-        return judge.verdict(
-            state,
-            spec.analysis,
-            steps=len(spec.steps),
-            weight=spec.steps[row.step].weight / FULL,
-            mirrored=spec.mirrored,
-        )
-
-    def _make(
-        self,
-        connection: sa.Connection,
-        row: Row,
-        place: Endpoint,
-        move: Move,
-        state: JudgeState,
-    ) -> None:
-        values: dict[str, object] = {
-            "state": move.state.value,
-            "step": move.step,
-            "sentence": move.sentence,
-        }
-        if move.traffic is not None:
-            if row.state is State.STEPPING:
-                weight = row.spec.steps[row.step].weight / FULL
-                state = judge.next_step(state, weight)
-            routes, stable_id = _routes(row, move)
-            values["route_revision"] = self._endpoints.set_routes(
-                connection, place.id, routes, stable_version_id=stable_id
-            )
-            values |= {
-                "step_at": now_us(),
-                "applied_at": None,
-                "judge": msgspec.to_builtins(state),
-            }
-        elif row.state is State.PAUSED:
-            values["step_at"] = now_us()  # the pause doesn't count as waiting for a proof
-        self._note(connection, row, move, values)
-
-    def _end(self, connection: sa.Connection, row: Row, reason: str) -> None:
-        """There is nothing left to move."""
-        move = Move(State.ROLLED_BACK, row.step, reason)
-        values = {"state": move.state.value, "step": move.step, "sentence": reason}
-        self._note(connection, row, move, values)
-
-    def _note(
-        self, connection: sa.Connection, row: Row, move: Move, values: Mapping[str, object]
-    ) -> None:
-        store.update(connection, row.id, **values)
-        if move.state in ENDED:
-            store.update(connection, row.id, ended_at=now_us())
-            registry_store.let_go(connection, row.to_version_id, f"rollout/{row.id}")
-        store.add_move(connection, row.id, move.state, move.step, move.sentence, SYSTEM.name)
-        details = {
-            "rollout": row.id,
-            "state": move.state.value,
-            "step": move.step,
-            "reason": move.sentence,
-        }
-        resource = Resource("endpoint", row.endpoint, row.owner_team)
-        audit.record(connection, SYSTEM, "move-rollout", resource, details)
+def _resource(row: Row) -> Resource:
+    return Resource("endpoint", row.endpoint, row.owner_team)
 
 
-def _routes(row: Row, move: Move) -> tuple[list[Route], str | None]:
-    """The routes that a move asks for, and the version that is then the stable one."""
-    stable = row.from_version_id
-    if move.traffic is Traffic.PROMOTED:
-        return [Route(row.to_version_id, FULL)], row.to_version_id
-    if stable is None:
-        return [], None
-    if move.traffic is Traffic.STABLE:
-        return [Route(stable, FULL)], stable
-    step = row.spec.steps[move.step]
-    return [
-        Route(stable, FULL - step.weight),
-        Route(row.to_version_id, step.weight, step.shadow),
-    ], stable
-
-
-def _observed(
-    row: Row,
-    stable: Version | None,
-    canary: Version,
-    applied: bool,
-    verdict: Verdict | None,
-    state: JudgeState,
-    load_errors: Mapping[int, str],
-) -> Observed:
-    now = now_us()
-    since = (now - row.applied_at) / _SECOND if row.applied_at is not None else 0.0
-    bake = (state.broken or state.lately) if row.state is State.BAKING else (0, 0)
-    return Observed(
-        state=row.state,
-        step=row.step,
-        step_seconds=since if applied else 0.0,
-        waited_seconds=(now - row.step_at) / _SECOND,
-        has_stable=stable is not None,
-        version_status=canary.status,
-        version_reason=canary.reason,
-        load_error=load_errors.get(canary.index, ""),
-        applied=applied,
-        verdict=verdict,
-        bake_requests=bake[0],
-        bake_errors=bake[1],
-        reason=row.sentence,
-    )
+def _said(state: State) -> str:
+    return state.value.replace("_", " ")

@@ -25,7 +25,7 @@ from modelfleet.registry import store as registry_store
 from modelfleet.registry.tables import model, model_version
 from modelfleet.registry.types import DEFAULT_NAMESPACE_ID
 from modelfleet.serving.pipelines.tables import is_pipeline, users_of
-from modelfleet.serving.traffic import Rule, Traffic, changed
+from modelfleet.serving.traffic import MAX_RULES, Overlay, Rule, Traffic, changed
 
 FULL = 10_000
 """Weights and shadow fractions are basis points."""
@@ -44,6 +44,7 @@ endpoint = sa.Table(
     sa.Column("applied_revision", sa.Integer, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("traffic", Json, nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("overlay", Json, nullable=False, server_default=sa.text("'{}'")),
 )
 
 route = sa.Table(
@@ -79,12 +80,29 @@ class Endpoint:
     routes: tuple[Route, ...]
     created_at: str
     traffic: Traffic = field(default_factory=Traffic)
+    """its own policy, as people set it"""
+    overlay: Overlay = field(default_factory=Overlay)
+    """what the running rollout adds"""
+
+    @property
+    def policy(self) -> Traffic:
+        """What the gateway is to do."""
+        return self.overlay.over(self.traffic)
 
     @property
     def version_ids(self) -> frozenset[str]:
         """Versions that requests can reach, by routes or rules."""
-        rules = (rule.version_id for rule in self.traffic.rules)
+        rules = (rule.version_id for rule in self.policy.rules)
         return frozenset((*(one.version_id for one in self.routes), *rules))
+
+
+@dataclass(frozen=True)
+class Place:
+    """An endpoint as whoever waits for it needs it."""
+
+    revision: int
+    applied_revision: int
+    stable_version_id: str | None
 
 
 class EndpointService:
@@ -168,6 +186,8 @@ class EndpointService:
             resource = Resource("endpoint", found.name, found.owner_team)
             authorize(actor, Action.ROLLOUT, resource)
             wanted = changed(found.traffic, changes)
+            if len(wanted.rules) > MAX_RULES:
+                raise InvalidInput(f"An endpoint has at most {MAX_RULES} rules.")
             rules = tuple(_resolve(connection, found, rule) for rule in wanted.rules)
             wanted = replace(wanted, rules=rules)
             if (wanted.per_try_timeout_ms or 0) >= (wanted.timeout_ms or found.timeout_ms):
@@ -198,17 +218,24 @@ class EndpointService:
         routes: Sequence[Route],
         *,
         stable_version_id: str | None,
+        overlay: Overlay | None = None,
     ) -> int:
         """Replace the routes and return the endpoint's revision; the same routes keep it.
 
         Another `stable_version_id` promotes it; the one before stays referenced for a rollback.
+        overlay: added to the endpoint's policy until routes are set again; rules may lack their
+        `version_id` and `caller_id`.
         """
         before = self.find(connection, endpoint_id)
+        added = overlay or Overlay()
+        added = replace(
+            added, rules=tuple(_resolve(connection, before, one) for one in added.rules)
+        )
         _check(routes)
         stable, previous = before.stable_version_id, before.previous_version_id
         if stable_version_id != stable:
             stable, previous = stable_version_id, stable
-        elif set(routes) == set(before.routes):
+        elif set(routes) == set(before.routes) and added == before.overlay:
             return before.revision
         _let_go(connection, before)
         connection.execute(sa.delete(route).where(route.c.endpoint_id == before.id))
@@ -230,6 +257,7 @@ class EndpointService:
                 revision=before.revision + 1,
                 stable_version_id=stable,
                 previous_version_id=previous,
+                overlay=msgspec.to_builtins(added) if overlay else {},
             )
         )
         _hold(connection, self.find(connection, before.id))
@@ -246,6 +274,23 @@ class EndpointService:
                     .where(endpoint.c.id == endpoint_id)
                     .values(applied_revision=revision)
                 )
+
+    def places(
+        self, connection: sa.Connection, endpoint_id: str | None = None
+    ) -> Mapping[str, Place]:
+        """By id; of all endpoints, or of one."""
+        query = sa.select(
+            endpoint.c.id,
+            endpoint.c.revision,
+            endpoint.c.applied_revision,
+            endpoint.c.stable_version_id,
+        )
+        if endpoint_id is not None:
+            query = query.where(endpoint.c.id == endpoint_id)
+        return {
+            r.id: Place(r.revision, r.applied_revision, r.stable_version_id)
+            for r in connection.execute(query)
+        }
 
     # Finding -----------------------------------------------------------------------------------
 
@@ -295,7 +340,8 @@ class EndpointService:
                 applied_revision=r.applied_revision,
                 routes=tuple(routes.get(r.id, ())),
                 created_at=iso(r.created_at),
-                traffic=msgspec.convert(r.traffic, Traffic),
+                traffic=msgspec.convert(r.traffic, Traffic) if r.traffic else Traffic(),
+                overlay=msgspec.convert(r.overlay, Overlay) if r.overlay else Overlay(),
             )
             for r in rows
         ]

@@ -119,7 +119,7 @@ def _routes(
         if route.shadow:
             shadows.append(Shadow(version.index, pool, route.shadow))
         targets.append(Target(version.index, version.version, version.sequence, pool, route.weight))
-    policy = endpoint.traffic
+    policy = endpoint.policy
     rules: list[Rule] = []
     for wanted in policy.rules:
         version = versions.get(wanted.version_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -15,6 +15,8 @@ import msgspec
 from modelfleet.core.errors import InvalidInput
 
 MAX_RULES = 50
+MAX_ADDED = 50
+"""rules of a rollout, beside the endpoint's own"""
 MAX_TIMEOUT_MS = 120_000
 _HEADER = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?")
 _COOKIE = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -80,6 +82,21 @@ class Traffic:
         _check(self)
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """What a rollout adds to an endpoint's own policy for as long as it runs."""
+
+    sticky: Sticky | None = None
+    """instead of the policy's own; None keeps that one"""
+    rules: tuple[Rule, ...] = ()
+    """before the policy's own"""
+
+    def over(self, own: Traffic) -> Traffic:
+        if not self.sticky and not self.rules:
+            return own
+        return replace(own, sticky=self.sticky or own.sticky, rules=(*self.rules, *own.rules))
+
+
 def changed(before: Traffic, changes: Mapping[str, object]) -> Traffic:
     """`before` with `changes` by field name. Raises `InvalidInput` with the field at fault."""
     plain = msgspec.to_builtins(before)
@@ -109,7 +126,7 @@ def _refuse_unknown(given: object, kept: object, where: str) -> None:
 def _check(traffic: Traffic) -> None:
     if traffic.sticky:
         _check_sticky(traffic.sticky)
-    if len(traffic.rules) > MAX_RULES:
+    if len(traffic.rules) > MAX_RULES + MAX_ADDED:
         raise InvalidInput(f"An endpoint has at most {MAX_RULES} rules.")
     for rule in traffic.rules:
         _check_rule(rule)

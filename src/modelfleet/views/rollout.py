@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from modelfleet.core.authorization import Action, Principal
 from modelfleet.core.clock import to_us
+from modelfleet.rollouts.plan import Kind, Step
 from modelfleet.rollouts.service import Details
-from modelfleet.rollouts.step import ENDED, State
+from modelfleet.rollouts.step import ENDED, State, describe
 from modelfleet.rollouts.store import Evidence, Move, Rollout
 from modelfleet.serving.endpoints import FULL
 from modelfleet.views.times import moment
@@ -98,17 +99,12 @@ def present(details: Details, principal: Principal) -> RolloutView:
 def steps_of(rollout: Rollout) -> tuple[StepView, ...]:
     """The plan as a list: the steps, then all traffic (a shadow ends without it)."""
     spec, state = rollout.spec, rollout.state
-    titles = []
-    for step in spec.steps:
-        if step.shadow:
-            titles.append((f"{step.shadow / FULL:.0%} copied", f"at least {step.seconds:g} s"))
-        else:
-            titles.append((f"{step.weight / FULL:.0%}", f"at least {step.seconds:g} s"))
-    if spec.strategy != "shadow":
-        bakes = "" if spec.strategy == "immediate" else f"then {spec.bake_seconds:g} s of watching"
+    titles = [(_title(step), _note(step)) for step in spec.plan]
+    if spec.promotes:
+        bakes = "" if spec.strategy == "immediate" else f"then {spec.bake:g} s of watching"
         titles.append(("100%", bakes))
     here = len(titles) - 1 if state in ("baking", "succeeded") else rollout.step
-    if state == "pending":
+    if state in ("pending", "gating"):
         here = -1
     return tuple(
         StepView(title, note, _place(number, here, state))
@@ -116,8 +112,33 @@ def steps_of(rollout: Rollout) -> tuple[StepView, ...]:
     )
 
 
+def _title(step: Step) -> str:
+    match step.kind:
+        case Kind.APPROVE:
+            return "Approval"
+        case Kind.PAUSE:
+            return "Pause"
+        case Kind.PREVIEW:
+            return "Preview"
+        case Kind.SHADOW:
+            return f"{step.shadow / FULL:.0%} copied"
+        case _:
+            return f"{step.weight / FULL:.0%}"
+
+
+def _note(step: Step) -> str:
+    if step.approve is not None:
+        return f"{step.approve.quorum} {step.approve.role}"
+    if step.pause:
+        return "until somebody resumes"
+    least = f"at least {step.seconds:g} s"
+    if step.preview is not None:
+        return f"{describe(step)} {least}" if step.seconds else describe(step)
+    return least
+
+
 def _place(number: int, here: int, state: str) -> str:
-    if state in ("rolled_back", "rolling_back", "frozen"):
+    if state in ("rolled_back", "rolling_back", "frozen", "cancelled", "superseded"):
         return "done" if number < here else "stopped" if number == here else "skipped"
     if state == "succeeded" or number < here:
         return "done"
