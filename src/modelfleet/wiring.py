@@ -21,12 +21,16 @@ from modelfleet.core.sealing import Sealer
 from modelfleet.core.settings import Settings
 from modelfleet.engines.engine import Engine
 from modelfleet.engines.local import confined
-from modelfleet.engines.local.confine import Confinement
+from modelfleet.engines.local.confine import Confinement, user_ids
 from modelfleet.engines.local.engine import LocalEngine
 from modelfleet.events import Dispatcher, WebhookService
 from modelfleet.gates import PrepareService
 from modelfleet.gates.completion import Completer
+from modelfleet.gates.platform import Rooms
 from modelfleet.gates.rebuild import REBUILD, RebuildService
+from modelfleet.gates.service import RUN_GATE, GateService
+from modelfleet.gates.store import uploads_of
+from modelfleet.gates.subjects import Subjects
 from modelfleet.identity import IdentityService
 from modelfleet.lineage import LineageService
 from modelfleet.monitoring import LiveVersion, MonitoringService
@@ -34,6 +38,7 @@ from modelfleet.reconcile import Reconciler
 from modelfleet.reconcile.traffic import Serving, TrafficController
 from modelfleet.registry import BundleStore, RegistryService
 from modelfleet.registry.collaboration.people import watchers_of
+from modelfleet.registry.datasets import DatasetService, blobs_of
 from modelfleet.registry.garbage import GarbageService
 from modelfleet.registry.service import PREPARE
 from modelfleet.registry.tracking.service import TrackingService
@@ -44,6 +49,7 @@ from modelfleet.serving.compile import Converters
 from modelfleet.serving.endpoints import EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayFiles, Limits
+from modelfleet.serving.lab import Lab
 from modelfleet.serving.pipelines.publisher import PlatformKey, Publisher
 from modelfleet.serving.pipelines.service import PipelineService
 from modelfleet.serving.quarantine import QuarantineService
@@ -77,6 +83,8 @@ class Fleet:
     converters: Converters
     prepare: PrepareService
     rebuilds: RebuildService
+    gates: GateService
+    datasets: DatasetService
     batches: BatchService
     tuning: TuningService
     garbage: GarbageService
@@ -102,7 +110,7 @@ def build(settings: Settings) -> Fleet:
     ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
     rollouts = RolloutService(database, registry, endpoints, ticks)
     environments = EnvironmentBuilder(layout)
-    confinement = _confinement(settings)
+    confinement = confinement_of(settings)
     sandboxed = settings.serving.sandbox_checks
     converters = Converters(layout.worker_package, confinement, sandboxed)
     completer = Completer(layout, bundles, environments, confinement, sandboxed)
@@ -118,8 +126,28 @@ def build(settings: Settings) -> Fleet:
     beside = Beside(
         layout, registry, bundles, environments, confinement, settings.serving.memory_mb
     )
-    rebuilds = RebuildService(layout, database, registry, jobs, environments, beside)
+    subjects = Subjects(registry, bundles, environments)
+    lab = Lab(layout.worker_package, confinement, settings.serving.memory_mb, owner_of(settings))
+    rebuilds = RebuildService(layout, database, registry, jobs, environments, subjects, lab)
     handlers[REBUILD] = Handler(rebuilds.run, rebuilds.give_up)
+    pipelines = PipelineService(layout, database, registry, endpoints)
+    lineage = LineageService(database)
+    rooms = Rooms(
+        layout,
+        database,
+        blobs,
+        registry,
+        lineage,
+        endpoints,
+        pipelines,
+        environments,
+        subjects,
+        lab,
+        lambda: membership.address,
+    )
+    gates = GateService(rooms, jobs)
+    # One at a time: others find a thread, and what is measured has the machine to itself.
+    handlers[RUN_GATE] = Handler(gates.run, gates.give_up, at_once=1)
     batches = BatchService(settings, database, registry, beside, quarantine)
     tuning = TuningService(
         database, registry, beside, layout.worker_package, settings.serving.replicas
@@ -165,11 +193,11 @@ def build(settings: Settings) -> Fleet:
         blobs=blobs,
         registry=registry,
         tracking=TrackingService(database, bundles),
-        lineage=LineageService(database),
+        lineage=lineage,
         identity=identity,
         endpoints=endpoints,
         quarantine=quarantine,
-        pipelines=PipelineService(layout, database, registry, endpoints),
+        pipelines=pipelines,
         rollouts=rollouts,
         monitoring=monitoring,
         evidence=evidence,
@@ -181,9 +209,11 @@ def build(settings: Settings) -> Fleet:
         converters=converters,
         prepare=prepare,
         rebuilds=rebuilds,
+        gates=gates,
+        datasets=DatasetService(database, blobs),
         batches=batches,
         tuning=tuning,
-        garbage=GarbageService(database, blobs),
+        garbage=GarbageService(database, blobs, [blobs_of, uploads_of]),
         webhooks=WebhookService(
             database, sealer, registry.namespace, registry.namespace_id, private=private
         ),
@@ -191,7 +221,7 @@ def build(settings: Settings) -> Fleet:
     )
 
 
-def _confinement(settings: Settings) -> Callable[[Sequence[str]], Sequence[str]]:
+def confinement_of(settings: Settings) -> Callable[[Sequence[str]], Sequence[str]]:
     """How model code runs outside of workers: as nobody, with the home out of sight."""
     layout, serving = settings.layout, settings.serving
     if os.geteuid() != 0 or serving.allow_root_workers:
@@ -199,6 +229,13 @@ def _confinement(settings: Settings) -> Callable[[Sequence[str]], Sequence[str]]
     keep = (layout.worker_package, layout.bundles, layout.environments)
     confinement = Confinement(serving.worker_user, keep, (layout.home,))
     return lambda argv: confined.command(confinement, argv)
+
+
+def owner_of(settings: Settings) -> tuple[int, int] | None:
+    """User and group of model code that runs beside serving."""
+    if os.geteuid() != 0 or settings.serving.allow_root_workers:
+        return None
+    return user_ids(settings.serving.worker_user)
 
 
 def _watch_over(

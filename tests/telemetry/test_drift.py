@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, ncx2, norm
 
-from modelfleet.monitoring.drift import (
+from modelfleet.telemetry.drift import (
     Stream,
     fold_sparse,
     tolerance_tests,
