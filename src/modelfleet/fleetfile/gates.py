@@ -164,7 +164,9 @@ class Robustness(Gate):
     """share of rows whose label may flip (or whose number may move by a tenth of its spread)"""
     missing: bool = True
     """ask with missing values and extremes, too"""
-    rows: int = Field(500, ge=1)
+    rows: int = Field(500, ge=1, le=100_000)
+    dataset: str | None = None
+    """rows to begin with; none: recorded requests, or else the golden rows"""
 
 
 class Fairness(Gate):
@@ -420,8 +422,9 @@ def local_files(spec: Gate) -> dict[str, str]:
     found: dict[str, str] = {}
     for field in ("dataset", "uses"):
         value = getattr(spec, field, None)
-        known = not isinstance(value, str) or digest_of(value) is not None
-        if not known and (field == "uses" or not is_registered(value)):
+        if not isinstance(value, str) or digest_of(value) is not None:
+            continue
+        if field == "uses" or not is_registered(value):
             found[field] = value
     return found
 

@@ -230,6 +230,7 @@ def run_all(
                 around,
                 shop.lab,
                 Deadline.after(one.spec.timeout),
+                candidate.folder,
                 folder,
                 lambda said, gate=one.name: tell(gate, said),  # type: ignore[misc]
             )
@@ -237,6 +238,9 @@ def run_all(
                 found = checked(kinds.find(one.kind), one.spec, case)
             except (ClientError, Unreachable) as error:
                 found = inconclusive(one.kind, str(error))
+            except Exception as error:  # noqa: BLE001 - a plug-in's mistake proves nothing
+                text = f"The check itself failed: {type(error).__name__}: {error}"
+                found = inconclusive(one.kind, text)
             finally:
                 around.close()
         run = replace(

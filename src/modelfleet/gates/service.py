@@ -429,6 +429,7 @@ class GateService:
                 around,
                 self._rooms.lab,
                 deadline,
+                self._rooms.subjects.registered(version),
                 folder,
                 report,
             )

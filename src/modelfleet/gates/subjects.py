@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -48,6 +49,10 @@ class Subjects:
             lock,
             self._tags(version),
         )
+
+    def registered(self, version: Version) -> Path:
+        """The folder of its bundle."""
+        return self._bundles.materialise(self._registry.entries(version.bundle_digest))
 
     def source(self, version: Version, report: Report = nobody) -> Subject:
         """In the form that was registered, with its environment. Raises `Conflict`."""

@@ -118,6 +118,8 @@ class Case:
     around: Around
     lab: Lab
     deadline: Deadline
+    registered: Path
+    """folder of the bundle as it was registered; the candidate may be its compiled form"""
     folder: Path
     """for files of this run alone; it goes afterwards"""
     report: Report
@@ -173,14 +175,12 @@ def bound(
 
 def plain(value: object) -> object:
     """As JSON can hold it."""
-    if hasattr(value, "item"):
-        value = value.item()
+    if hasattr(value, "tolist"):  # of numpy
+        value = value.tolist()
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, float):
         return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else None
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
     return value if isinstance(value, (int, str, bool)) or value is None else str(value)

@@ -13,7 +13,7 @@ _PICKLED = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".npy"
 
 
 def check(spec: Security, case: Case) -> GateRun:
-    files = case.candidate.folder / "files"
+    files = case.registered / "files"
     rows: list[dict[str, object]] = []
     harmful: list[str] = []
     for path in sorted(files.rglob("*")):
