@@ -4,7 +4,8 @@ The influence of a row is how far it moves a metric: `metric ≈ value + mean(in
 variance of a metric, and of the difference of two models on the same rows, is that of a mean. For
 `roc_auc` this is DeLong's estimator. Two rows of the largest influence either way are added before
 the variance is taken, as Agresti and Coull (one model) and Bonett and Price (two) do for
-proportions: without them, ten right answers of ten would prove a model right always.
+proportions: without them, ten right answers of ten would prove a model right always. Bounds of one
+plain proportion (accuracy, precision, recall) are exact.
 
 Bounds are one-sided, each at the confidence that is asked for.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -39,6 +40,8 @@ class Estimate:
     """of each row; its mean is 0"""
     lumpy: bool = False
     """a row counts or does not: rows that never differed may still differ next time"""
+    counts: tuple[int, int] | None = None
+    """hits and rows of a plain proportion, whose bounds are exact (Clopper and Pearson)"""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,20 @@ class Bounds:
     error: float
     """standard error"""
     rows: int
+    counts: tuple[int, int] | None = None
 
     def proof_above(self, limit: float) -> float:
         """p-value of the claim that the true value is larger than the limit."""
+        if self.counts is not None:
+            hits, rows = self.counts
+            return _beta(min(max(limit, 0.0), 1.0), hits, rows - hits + 1) if hits else 1.0
         return upper_tail(self._z(limit))
 
     def proof_below(self, limit: float) -> float:
+        if self.counts is not None:
+            hits, rows = self.counts
+            share = 1 - min(max(limit, 0.0), 1.0)
+            return _beta(share, rows - hits, hits + 1) if hits < rows else 1.0
         return upper_tail(-self._z(limit))
 
     def _z(self, limit: float) -> float:
@@ -77,7 +88,26 @@ def bounds(estimate: Estimate, confidence: float) -> Bounds:
     """Of one model."""
     influence = estimate.influence
     most = float(np.abs(influence).max(initial=0.0))
-    return _bounds(estimate.value, influence, most, confidence)
+    found = _bounds(estimate.value, influence, most, confidence)
+    if estimate.counts is None:
+        return found
+    low, high = _exact(*estimate.counts, 1 - confidence)
+    return replace(found, low=low, high=high, counts=estimate.counts)
+
+
+def _exact(hits: int, rows: int, alpha: float) -> tuple[float, float]:
+    from scipy.special import betaincinv
+
+    low = float(betaincinv(hits, rows - hits + 1, alpha)) if hits else 0.0
+    high = float(betaincinv(hits + 1, rows - hits, 1 - alpha)) if hits < rows else 1.0
+    return low, high
+
+
+def _beta(share: float, a: int, b: int) -> float:
+    """P(at least `a` hits of a + b - 1) when each is as likely as `share`."""
+    from scipy.special import betainc
+
+    return float(betainc(a, b, share))
 
 
 def difference(one: Estimate, other: Estimate, confidence: float) -> Bounds:
@@ -115,7 +145,8 @@ def classification(
     that counts, None for the mean over all classes."""
     if metric == "accuracy":
         right = (truth == label).astype(np.float64)
-        return _mean(right, lumpy=True)
+        found = _mean(right, lumpy=True)
+        return replace(found, counts=(int(right.sum()), len(right)))
     if metric == "balanced_accuracy":
         there = [code for code in range(classes) if (truth == code).any()]
         return _average([_ratio("recall", truth == c, label == c) for c in there])
@@ -138,7 +169,8 @@ def _ratio(metric: str, truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> E
         what = "nothing was found" if metric == "precision" else "there is nothing to find"
         raise Undefined(f"{metric} has no value: {what}")
     value = float(above.mean()) / share
-    return Estimate(value, (above - value * below) / share, lumpy=True)
+    counts = None if metric == "f1" else (int(hit.sum()), int(below.sum()))
+    return Estimate(value, (above - value * below) / share, lumpy=True, counts=counts)
 
 
 def scored(metric: str, truth: NDArray[np.bool_], score: Floats) -> Estimate:

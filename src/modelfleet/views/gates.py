@@ -22,8 +22,8 @@ _REQUESTS = 5
 
 EXPLAINED: Mapping[str, str] = {
     "quality": "The metric on one data set, alone and beside the champion on the same rows. The "
-    "quality": "The metric on one data set, alone and beside the champion on the same rows. Lines "
-    "is proven to lie on the other, corrected for the number of slices (Holm).",
+    "lines are one-sided bounds: it passes when they lie on the right side of the limit, and fails "
+    "when one is proven to lie on the other, corrected for the number of slices (Holm).",
     "signature": "Whether those who call the model can go on calling it.",
     "drift": "How far recent requests lie from the training data, feature by feature, in units of "
     "the population stability index.",

@@ -218,7 +218,9 @@ def _of(where: str, spec: Quality, measures: list[Measure], mask: Mask) -> Itera
 
 
 def _turned(one: Estimate, sign: int) -> Estimate:
-    return Estimate(sign * one.value, sign * one.influence, one.lumpy)
+    if sign > 0:
+        return one
+    return Estimate(-one.value, -one.influence, one.lumpy)
 
 
 def _evidence(
@@ -300,11 +302,9 @@ def _verdict(
     if spec.vs and not compared:
         sentence = f"{_told(spec, counted[0])}; there was no champion to compare with."
         return run("quality", Verdict.INCONCLUSIVE, sentence, evidence)
-    told = (
-        f"{_told(spec, counted[0])}, and so are {len(counted) - 1} further checks"
-        if (len(counted) > 1)
-        else _told(spec, counted[0])
-    )
+    told = _told(spec, counted[0])
+    if len(counted) > 1:
+        told += f"; {len(counted) - len(open_ones)} of {len(counted)} checks are proven"
     if open_ones:
         return run(
             "quality", Verdict.WARN, f"{told}; {len(open_ones)} slices are undecided.", evidence
