@@ -67,7 +67,9 @@ def test_averages_over_classes() -> None:
         ours = statistics.classification(name, truth, found, 3, None).value
         assert ours == pytest.approx(function(truth, found, average="macro"))
     share = RNG.dirichlet([1, 1, 1], 600)
-    assert statistics.likelihood(truth, share).value == pytest.approx(metrics.log_loss(truth, share))
+    assert statistics.likelihood(truth, share).value == pytest.approx(
+        metrics.log_loss(truth, share)
+    )
 
 
 def test_bounds_hold_as_often_as_they_say() -> None:

@@ -69,7 +69,9 @@ def changed_rows(one: Replayed, tolerance: float) -> NDArray[np.bool_]:
         after = one.after[name]
         if before.dtype.kind == "f" and after.dtype.kind == "f":
             a, b = (x.reshape(one.rows, -1).astype(np.float64) for x in (before, after))
-            apart = np.abs(a - b) > tolerance * np.maximum(np.maximum(np.abs(a), np.abs(b)), 1e-12)
+            # Near zero a share of the number says nothing: then of how numbers usually differ.
+            size = np.maximum(np.maximum(np.abs(a), np.abs(b)), np.nan_to_num(np.nanstd(a, axis=0)))
+            apart = np.abs(a - b) > tolerance * size
             unlike = apart | (np.isnan(a) != np.isnan(b))
         else:
             unlike = (before != after).reshape(one.rows, -1)
