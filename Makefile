@@ -11,6 +11,7 @@
 # make bench-registry   beside mlflow server
 # make bench-hostile   what bad neighbours do to a good client
 # make bench-writers   what writing costs on SQLite and PostgreSQL
+# make bench-gates   what a gate run costs beyond its check
 # make lock    resolve the dependencies anew
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check fuzz bench-serving bench-faults bench-pipelines bench-batch bench-gateway \
-  bench-registry bench-hostile bench-writers lock docs clean browser proto
+  bench-registry bench-hostile bench-writers bench-gates lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -70,6 +71,9 @@ bench-hostile: $(VENV)/.installed
 
 bench-writers: $(VENV)/.installed
 	$(BIN)/python bench/writers.py
+
+bench-gates: $(VENV)/.installed
+	$(BIN)/python bench/gates.py
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python fuzz/run.py $(ARGS)

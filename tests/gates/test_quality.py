@@ -1,4 +1,4 @@
-"""Quality: right, wrong and undecided versions; rates of wrong verdicts over simulated histories."""
+"""Quality: right, wrong and undecided versions; rates of wrong verdicts over many histories."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ def gates() -> None:
 @click.option("--name", help="The model's name, if WHAT is a file or folder.")
 @click.option("--kind", help="What the file holds, if that can't be told.")
 @click.option("--example", type=_FILE, help="Rows of its inputs: .npy, .npz, .json or .csv.")
+@click.option("--features", help="Names of the columns of its input, by commas.")
 @click.option("--reference", type=_FILE, help="Training rows to compare production with.")
 @click.option("--requirement", "requirements", multiple=True, help="Of its environment.")
 @click.option("--python", help="Python version of its environment.")

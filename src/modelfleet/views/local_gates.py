@@ -81,6 +81,7 @@ def saved_of(
     return save(
         path,
         None if given["example"] is None else read_rows(given["example"]),
+        features=given["features"].split(",") if given["features"] else None,
         reference=None if given["reference"] is None else read_rows(given["reference"]),
         requirements=given["requirements"] or None,
         python=given["python"],
