@@ -12,6 +12,7 @@
 # make bench-hostile   what bad neighbours do to a good client
 # make bench-judge   how often the judge is wrong, beside the usual tests
 # make bench-writers   what writing costs on SQLite and PostgreSQL
+# make bench-gates   what a gate run costs beyond its check
 # make lock    resolve the dependencies anew
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check fuzz bench-serving bench-faults bench-pipelines bench-batch bench-gateway \
-  bench-registry bench-hostile bench-writers bench-judge lock docs clean browser proto
+  bench-registry bench-hostile bench-writers bench-judge bench-gates lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -74,6 +75,9 @@ bench-judge: $(VENV)/.installed
 
 bench-writers: $(VENV)/.installed
 	$(BIN)/python bench/writers.py
+
+bench-gates: $(VENV)/.installed
+	$(BIN)/python bench/gates.py
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python fuzz/run.py $(ARGS)

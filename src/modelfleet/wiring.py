@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from modelfleet.batch import BatchService
 from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.blobs import BlobStore, FolderBlobStore
 from modelfleet.core.database import Database, place_of
-from modelfleet.core.errors import NotFound
 from modelfleet.core.jobs import Handler, LocalJobRunner
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
@@ -24,7 +24,8 @@ from modelfleet.core.migrate import migrate
 from modelfleet.core.sealing import Sealer
 from modelfleet.core.settings import Settings
 from modelfleet.delivery.apply import Rooms
-from modelfleet.delivery.objects import blobs_of
+from modelfleet.delivery.gatekeeper import GateKeeper
+from modelfleet.delivery.objects import blobs_of as applied_blobs
 from modelfleet.delivery.service import FleetFileService
 from modelfleet.delivery.training import TrainingService, Triggers
 from modelfleet.delivery.training.access import TrainingAccess
@@ -33,12 +34,16 @@ from modelfleet.delivery.training.triggers import Drifted
 from modelfleet.delivery.training.work import Workshop
 from modelfleet.engines.engine import Engine
 from modelfleet.engines.local import confined
-from modelfleet.engines.local.confine import Confinement
+from modelfleet.engines.local.confine import Confinement, user_ids
 from modelfleet.engines.local.engine import LocalEngine
 from modelfleet.events import Dispatcher, WebhookService
 from modelfleet.gates import PrepareService
 from modelfleet.gates.completion import Completer
+from modelfleet.gates.platform import Rooms as GateRooms
 from modelfleet.gates.rebuild import REBUILD, RebuildService
+from modelfleet.gates.service import RUN_GATE, GateService
+from modelfleet.gates.store import uploads_of
+from modelfleet.gates.subjects import Subjects
 from modelfleet.identity import Approvals, IdentityService
 from modelfleet.lineage import LineageService
 from modelfleet.monitoring import LiveVersion, MonitoringService
@@ -46,6 +51,7 @@ from modelfleet.reconcile import Reconciler
 from modelfleet.reconcile.traffic import Serving, TrafficController
 from modelfleet.registry import BundleStore, RegistryService
 from modelfleet.registry.collaboration.people import watchers_of
+from modelfleet.registry.datasets import DatasetService, blobs_of
 from modelfleet.registry.garbage import GarbageService
 from modelfleet.registry.service import PREPARE
 from modelfleet.registry.tracking.service import TrackingService
@@ -57,6 +63,7 @@ from modelfleet.serving.compile import Converters
 from modelfleet.serving.endpoints import EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayFiles, Limits
+from modelfleet.serving.lab import Lab
 from modelfleet.serving.pipelines.publisher import PlatformKey, Publisher
 from modelfleet.serving.pipelines.service import PipelineService
 from modelfleet.serving.quarantine import QuarantineService
@@ -92,6 +99,8 @@ class Fleet:
     converters: Converters
     prepare: PrepareService
     rebuilds: RebuildService
+    gates: GateService
+    datasets: DatasetService
     batches: BatchService
     tuning: TuningService
     garbage: GarbageService
@@ -119,10 +128,9 @@ def build(settings: Settings) -> Fleet:
     endpoints = EndpointService(database, settings.serving.request_timeout_ms)
     evidence = EvidenceReader(layout.evidence_database)
     ticks = EvidenceTicks(evidence, settings.evidence.tick_seconds)
-    rollouts = RolloutService(database, registry, endpoints, ticks, approvals=approvals)
     freezes = FreezeService(database, endpoints)
     environments = EnvironmentBuilder(layout)
-    confinement = _confinement(settings)
+    confinement = confinement_of(settings)
     sandboxed = settings.serving.sandbox_checks
     converters = Converters(layout.worker_package, confinement, sandboxed)
     completer = Completer(layout, bundles, environments, confinement, sandboxed)
@@ -138,8 +146,36 @@ def build(settings: Settings) -> Fleet:
     beside = Beside(
         layout, registry, bundles, environments, confinement, settings.serving.memory_mb
     )
-    rebuilds = RebuildService(layout, database, registry, jobs, environments, beside)
+    subjects = Subjects(registry, bundles, environments)
+    lab = Lab(layout.worker_package, confinement, settings.serving.memory_mb, owner_of(settings))
+    rebuilds = RebuildService(layout, database, registry, jobs, environments, subjects, lab)
     handlers[REBUILD] = Handler(rebuilds.run, rebuilds.give_up)
+    pipelines = PipelineService(layout, database, registry, endpoints)
+    lineage = LineageService(database)
+    rooms = GateRooms(
+        layout,
+        database,
+        blobs,
+        registry,
+        lineage,
+        endpoints,
+        pipelines,
+        environments,
+        subjects,
+        lab,
+        lambda: membership.address,
+    )
+    gates = GateService(rooms, jobs, approvals)
+    # One at a time: others find a thread, and what is measured has the machine to itself.
+    handlers[RUN_GATE] = Handler(gates.run, gates.give_up, at_once=1)
+    rollouts = RolloutService(
+        database,
+        registry,
+        endpoints,
+        ticks,
+        approvals=approvals,
+        gatekeeper=GateKeeper(registry, gates),
+    )
     batches = BatchService(settings, database, registry, beside, quarantine)
     tuning = TuningService(
         database, registry, beside, layout.worker_package, settings.serving.replicas
@@ -159,13 +195,14 @@ def build(settings: Settings) -> Fleet:
         tuning,
     )
     sealer, private = Sealer(layout.sealing_key), settings.registry.private_webhooks
+    datasets = DatasetService(database, blobs)
     plans = DocumentPlans(database)
     workshop = Workshop(
         layout,
         blobs,
         environments,
         confinement,
-        _no_datasets,
+        partial(_fetch, datasets),
         TrainingAccess(identity, lambda: membership.address.replace("0.0.0.0", "127.0.0.1")),
     )
     training = TrainingService(
@@ -193,8 +230,6 @@ def build(settings: Settings) -> Fleet:
         own=[converters.end_idle],
         let_go=partial(_close, batches, training),
     )
-    pipelines = PipelineService(layout, database, registry, endpoints)
-    rooms = Rooms(database, registry, endpoints, rollouts, pipelines)
     return Fleet(
         settings=settings,
         layout=layout,
@@ -202,7 +237,7 @@ def build(settings: Settings) -> Fleet:
         blobs=blobs,
         registry=registry,
         tracking=TrackingService(database, bundles),
-        lineage=LineageService(database),
+        lineage=lineage,
         identity=identity,
         approvals=approvals,
         endpoints=endpoints,
@@ -220,19 +255,25 @@ def build(settings: Settings) -> Fleet:
         converters=converters,
         prepare=prepare,
         rebuilds=rebuilds,
+        gates=gates,
+        datasets=datasets,
         batches=batches,
         tuning=tuning,
-        garbage=GarbageService(database, blobs, [blobs_of]),
+        garbage=GarbageService(database, blobs, [blobs_of, uploads_of, applied_blobs]),
         webhooks=WebhookService(
             database, sealer, registry.namespace, registry.namespace_id, private=private
         ),
         dispatcher=Dispatcher(database, sealer, private=private, watchers=watchers_of),
         training=training,
-        files=FleetFileService(rooms, evidence, settings.serving.replicas),
+        files=FleetFileService(
+            Rooms(database, registry, endpoints, rollouts, pipelines),
+            evidence,
+            settings.serving.replicas,
+        ),
     )
 
 
-def _confinement(settings: Settings) -> Callable[[Sequence[str]], Sequence[str]]:
+def confinement_of(settings: Settings) -> Callable[[Sequence[str]], Sequence[str]]:
     """How model code runs outside of workers: as nobody, with the home out of sight."""
     layout, serving = settings.layout, settings.serving
     if os.geteuid() != 0 or serving.allow_root_workers:
@@ -247,8 +288,12 @@ def _close(batches: BatchService, training: TrainingService) -> None:
     training.close()
 
 
-def _no_datasets(reference: str, _folder: Path) -> Path:
-    raise NotFound(f"There is no data set {reference}.")
+def _fetch(datasets: DatasetService, reference: str, folder: Path) -> Path:
+    """A copy of a data set's table. Raises `NotFound`."""
+    found = datasets.get(SYSTEM, reference)
+    place = folder / f"{found.name}-{found.version}.{found.format}"
+    shutil.copyfile(datasets.path(found), place)
+    return place
 
 
 def _drifted(connection: sa.Connection, since_us: int) -> Sequence[Drifted]:
@@ -256,6 +301,13 @@ def _drifted(connection: sa.Connection, since_us: int) -> Sequence[Drifted]:
         Drifted(one.model, one.id, one.alert.summary, one.alert.fired_at or 0)
         for one in MonitoringService.drifted(connection, since_us)
     ]
+
+
+def owner_of(settings: Settings) -> tuple[int, int] | None:
+    """User and group of model code that runs beside serving."""
+    if os.geteuid() != 0 or settings.serving.allow_root_workers:
+        return None
+    return user_ids(settings.serving.worker_user)
 
 
 def _watch_over(

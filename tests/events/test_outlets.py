@@ -91,7 +91,7 @@ def test_gates_are_statuses_of_the_commit(
     place = receiver.url.partition("/hook")[0] + "/repos/us/churn"
     hook = hooks.create(ADMIN, "ci", place, ["*"], format_=format_, secret="t0ken")
     assert hook.signed
-    row = {"action": "judge-gate", "resource": "churn", "details": {}}
+    row = {"action": "run-gate", "resource": "churn", "details": {}}
     row["details"] = {"gate": "quality", "verdict": "fail", "sentence": "roc_auc fell by 0.03."}
     said = outlets.body(format_, outlets.Told(row, "", commit=SHA))
     assert said == {

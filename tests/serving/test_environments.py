@@ -145,7 +145,7 @@ def test_uv_really_resolves(builder: EnvironmentBuilder) -> None:
 
 
 def test_uv_is_at_hand() -> None:
-    assert Path(environments._uv_binary()).exists()
+    assert Path(environments.uv_binary()).exists()
 
 
 def test_building_tells_how_far_it_is(builder: EnvironmentBuilder, uv: Uv) -> None:

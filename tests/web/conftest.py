@@ -17,6 +17,9 @@ from modelfleet.app import create_app
 from modelfleet.core.authorization import SYSTEM, Grant, Role
 from modelfleet.core.ids import new_id
 from modelfleet.core.layout import Layout
+from modelfleet.gates import GateRun
+from modelfleet.gates import Verdict as GateVerdict
+from modelfleet.gates.store import save
 from modelfleet.monitoring import LiveVersion
 from modelfleet.registry import Version
 from modelfleet.rollouts import store as rollout_store
@@ -174,6 +177,51 @@ class World:
         self.fleet.monitoring.run_due(SYSTEM, live)
 
 
+def look_through_gates(world: World) -> None:
+    """One run with all that evidence can hold, one with what it should not, and a request."""
+    hostile = '"><script>alert(1)</script>{{7*7}}'
+    bound = {"value": -0.01, "low": -0.03, "high": 0.01, "rows": 900}
+    bounds = [
+        {**bound, "label": f"land={name}", "verdict": said}
+        for name, said in (("de", "pass"), ("fr", "fail"), (hostile, "inconclusive"))
+    ]
+    evidence = {
+        "facts": {"rows": 900, hostile: hostile},
+        "panels": [{"title": hostile, "limit": -0.02, "bounds": bounds}],
+        "bars": [{"label": hostile, "value": 3.0, "limit": 2.0, "verdict": "fail"}],
+        "curves": [{"name": hostile, "x": [0, 0.5, 1], "y": [0, 0.9, 1]}],
+        "axes": ["false alarms", "found"],
+        "histograms": [
+            {"name": "age", "labels": ["a", "b"], "reference": [0.5, 0.5], "recent": [0.2, 0.8]}
+        ],
+        "rows": [{"row": 3, hostile: hostile}],
+        "notes": [hostile],
+    }
+    strange = {
+        "facts": 3,
+        "panels": [{"bounds": [{"value": "x"}, 4]}, None],
+        "bars": {"a": 1},
+        "curves": [{"x": [1], "y": None}],
+        "axes": 3,
+        "histograms": [[]],
+        "rows": "rows",
+        "notes": {"a": 1},
+    }
+    version = world.versions["next"]
+    told = {"kind": "quality", "champion": "churn@1.0.0", "seconds": 1.5}
+    save(
+        world.fleet.database,
+        version.id,
+        "f" * 64,
+        [
+            GateRun("quality", GateVerdict.FAIL, hostile, evidence, **told),
+            GateRun("strange", GateVerdict.WARN, "It is strange.", strange, kind="run"),
+        ],
+    )
+    gates = ["signature", {"approval": {"blocking": False}}]
+    world.fleet.gates.request(ADMIN, version.model, version.version, gates)
+
+
 def verdict(tick: int) -> Verdict:
     metrics = (
         MetricVerdict(
@@ -212,6 +260,7 @@ def world(bare: Fleet, request: pytest.FixtureRequest) -> World:
     made.traffic()
     made.start_canary()
     made.watch()
+    look_through_gates(made)
     return made
 
 

@@ -86,6 +86,8 @@ def test_axe_finds_nothing(world, visit, scheme, width):
         "/experiments",
         "/experiments/0",
         "/models/churn/diff",
+        "/models/churn/versions/1.1.0/gates",
+        "/models/churn/versions/1.1.0/gates/quality",
         "/pipelines/scoring",
         "/alerts",
         "/audit",

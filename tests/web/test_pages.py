@@ -66,6 +66,10 @@ def places(world) -> list[str]:
         "/experiments",
         "/experiments/0",
         "/models/churn/diff",
+        "/models/churn/versions/1.1.0/gates",
+        "/models/churn/versions/1.1.0/gates/quality",
+        "/models/churn/versions/1.1.0/gates/strange",
+        "/models/churn/versions/1.0.0/gates",
         "/pipelines/scoring",
         "/alerts",
         "/alerts?by=endpoint&state=all&q=churn",
@@ -101,6 +105,30 @@ def test_the_fleet_can_be_filtered_and_sorted(world, enter):
     assert endpoints("sort=predictions&order=desc")[0] == "churn"
     assert endpoints("sort=nonsense") == ["churn", "fraud", "upsell"]
     assert 'aria-sort="descending"' in enter_once.get("/?sort=rate&order=desc").text
+
+
+def test_a_gate_page_draws_its_evidence_and_escapes_it(world, enter):
+    visitor = enter()
+    text = visitor.get("/models/churn/versions/1.1.0/gates/quality").text
+    assert "<script>alert" not in text
+    assert text.count('<svg class="chart"') == 3
+    assert "land=fr: -0.01, from -0.03 to 0.01, 900 rows, fail" in text
+    assert "one-sided bounds" in text
+    assert visitor.get("/models/churn/versions/1.1.0/gates/nothing").status_code == 404
+    listed = visitor.get("/models/churn/versions/1.1.0/gates").text
+    assert "Asked for by ada, against 1.0.0" in listed
+    assert "/models/churn/versions/1.1.0/gates" in visitor.get("/models/churn").text
+
+
+def test_gates_run_again_from_their_page(world, enter):
+    place = "/models/churn/versions/1.1.0/gates"
+    visitor = enter()
+    answer = visitor.fill(place, place)
+    assert answer.status_code in (200, 303)
+    again = world.fleet.gates.requests(ADMIN, "churn", "1.1.0")
+    assert [len(one.gates) for one in again] == [2, 2]
+    viewer = enter(Role.VIEWER)
+    assert "Run again" not in viewer.get(place).text
 
 
 def test_the_model_page_tells_what_is_known(world, enter):

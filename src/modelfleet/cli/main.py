@@ -38,6 +38,8 @@ _COMMANDS = {
     "reviews": ("collaboration", "Reviews of versions: list, request, answer, withdraw."),
     "templates": ("collaboration", "What new models of a team start with: list, set, ..."),
     "lineage": ("collaboration", "Lineage of anything: show; add and remove edges."),
+    "gates": ("gates", "Gates of versions: run (also before registering), list, show."),
+    "datasets": ("datasets", "Data sets with versions: push, list, show."),
     "stages": ("standing", "Stages: list, set, delete."),
     "aliases": ("registry", "Aliases: set, delete."),
     "experiments": ("tracking", "Experiments: list."),

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -49,6 +51,8 @@ class Handler:
 
     run: Callable[[Mapping[str, object]], None]
     give_up: Callable[[Mapping[str, object], str], None]
+    at_once: int = 0
+    """jobs of this kind that run at a time in a process, so that others find a thread; 0: any"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class LocalJobRunner:
         self,
         database: Database,
         handlers: Mapping[str, Handler],
-        threads: int = 2,
+        threads: int = 3,
         membership: Membership | None = None,
     ) -> None:
         """membership: of the process; without one it is alone."""
@@ -93,6 +97,8 @@ class LocalJobRunner:
         self._membership.when_released(_queue_again)
         self._handlers = handlers
         self._threads = threads
+        self._running: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -155,7 +161,26 @@ class LocalJobRunner:
                     self._wake.wait(0.5)
                     self._wake.clear()
                     continue
-                threads.submit(self._run, taken).add_done_callback(lambda _: slots.release())
+                threads.submit(self._run, taken).add_done_callback(
+                    partial(self._done, slots, taken.kind)
+                )
+
+    def _done(self, slots: threading.Semaphore, kind: str, _: object) -> None:
+        with self._counting:
+            self._running[kind] -= 1
+        slots.release()
+        self._wake.set()  # one of its kind may have waited for it
+
+    def _waiting(self) -> sa.ColumnElement[bool]:
+        """Jobs that may begin here now."""
+        with self._counting:
+            full = [
+                kind
+                for kind, count in self._running.items()
+                if kind in self._handlers and 0 < self._handlers[kind].at_once <= count
+            ]
+        queued = job.c.status == "queued"
+        return sa.and_(queued, job.c.kind.not_in(full)) if full else queued
 
     def _take_one(self) -> Job | None:
         try:
@@ -166,18 +191,14 @@ class LocalJobRunner:
 
     def _take(self) -> Job | None:
         with self._database.read() as connection:
-            waiting = connection.execute(
-                sa.select(job.c.id).where(job.c.status == "queued").limit(1)
-            ).first()
+            may = self._waiting()
+            waiting = connection.execute(sa.select(job.c.id).where(may).limit(1)).first()
         if waiting is None:
             return None
         with self._database.begin() as connection:
             row = (
                 connection.execute(
-                    sa.select(job)
-                    .where(job.c.status == "queued")
-                    .order_by(job.c.created_at, job.c.id)
-                    .limit(1)
+                    sa.select(job).where(may).order_by(job.c.created_at, job.c.id).limit(1)
                 )
                 .mappings()
                 .first()
@@ -192,6 +213,8 @@ class LocalJobRunner:
                 .where(job.c.id == row["id"])
                 .values(status="running", attempts=row["attempts"] + 1, owner=owner)
             )
+        with self._counting:
+            self._running[row["kind"]] += 1
         values = {name: row[name] for name in Job.__dataclass_fields__}
         taken = {"status": "running", "attempts": row["attempts"] + 1, "owner": owner}
         return Job(**(values | taken))

@@ -32,7 +32,7 @@ NOTIFIED = (
     "ask-approval",
 )
 """what a notification tells unless something else is asked for: `default`"""
-STATUSES = ("judge-gate", "prepare-version", "fail-version")
+STATUSES = ("run-gate", "prepare-version", "fail-version")
 """what becomes the status of a commit"""
 
 
@@ -176,7 +176,7 @@ def commit_status(format_: str, told: Told) -> dict[str, str] | None:
     if not told.commit:
         return None
     row, details = told.row, told.row["details"]
-    if row["action"] == "judge-gate":
+    if row["action"] == "run-gate":
         gate, verdict = str(details["gate"]), str(details["verdict"])
     else:
         gate, verdict = "ready", "pass" if row["action"] == "prepare-version" else "fail"

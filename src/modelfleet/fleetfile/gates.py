@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from modelfleet.fleetfile.units import Duration, Fraction, Ratio, Size
 
@@ -19,6 +23,16 @@ class Gate(Strict):
     blocking: bool = True
     """false: shown, but it stops nothing"""
     timeout: Duration = 600.0
+    name: str = Field("", max_length=50, pattern=r"^[A-Za-z0-9._-]*$")
+    """what the gate is called; empty: after its kind"""
+
+
+UNIT_INTERVAL = frozenset(
+    "accuracy balanced_accuracy f1 precision recall roc_auc average_precision brier".split()
+)
+"""metrics that lie between 0 and 1"""
+LOSSES = frozenset("log_loss brier rmse mae mape".split())
+"""metrics of which less is better"""
 
 
 class Quality(Gate):
@@ -40,13 +54,31 @@ class Quality(Gate):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     slices: tuple[str, ...] = ()
     """columns; each of their values is a slice that must be fine by itself"""
+    slices_need: Literal["proof", "no_harm"] = "proof"
+    """proof: a slice that can't be proven fine makes the gate inconclusive; no_harm: only one that
+    is proven worse counts, the others are named in a warning"""
     min_support: int = Field(100, ge=2)
-    """rows below which nothing is concluded"""
+    """rows below which nothing is concluded; smaller slices are shown, but don't count"""
+    output: str = ""
+    """of the model, to compare with the target; empty: the one that fits the metric"""
+    positive: str | int | float | bool | None = None
+    """the class that counts in precision, recall, f1 and scores; none: the larger of two"""
 
     @model_validator(mode="after")
     def _something_to_show(self) -> Quality:
         if self.minimum is None and self.vs is None:
             raise ValueError("quality needs a minimum, or vs: champion")
+        if self.noninferior and self.vs is None:
+            raise ValueError("noninferior says how far below the champion: it needs vs: champion")
+        if self.metric in UNIT_INTERVAL:
+            if self.minimum is not None and not 0 <= self.minimum <= 1:
+                raise ValueError(f"{self.metric} lies between 0 and 1; {self.minimum} can't be met")
+            if self.noninferior >= 1:
+                raise ValueError(f"{self.metric} can't differ by 1 or more: this would say nothing")
+        if self.minimum is not None and self.minimum < 0 and self.metric in LOSSES:
+            raise ValueError(f"{self.metric} is never negative; {self.minimum} can't be met")
+        if self.target in self.slices:
+            raise ValueError(f"the target {self.target!r} can't be a slice, too")
         return self
 
 
@@ -65,6 +97,7 @@ class Drift(Gate):
     min_rows: int = Field(500, ge=1)
     features: tuple[str, ...] = ()
     """none: all"""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
 
 
 class Latency(Gate):
@@ -75,17 +108,34 @@ class Latency(Gate):
     memory: Size | None = None
     memory_vs_champion: Ratio | None = None
     cold_load: Duration | None = None
-    rows: int = Field(1, ge=1)
+    rows: int = Field(1, ge=1, le=4096)
     """rows in a request"""
-    seconds: Duration = 5.0
+    seconds: Duration = Field(5.0, ge=0.5, le=300)
     """of measuring, for each"""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+    @model_validator(mode="after")
+    def _a_limit(self) -> Latency:
+        limits = (self.p95, self.vs_champion, self.memory, self.memory_vs_champion, self.cold_load)
+        if all(limit is None for limit in limits):
+            raise ValueError("latency needs a limit, such as p95: 30ms or vs_champion: 1.2x")
+        return self
 
 
 class Dependencies(Gate):
     """Whether the lock resolves, agrees with itself and holds nothing that is forbidden."""
 
     forbidden: tuple[str, ...] = ()
-    """requirements, such as `numpy<2` or `tensorflow`"""
+    """requirements, such as `pillow<10` or `tensorflow`"""
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> Dependencies:
+        for one in self.forbidden:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*([<>=!~].*)?", one):
+                raise ValueError(f"{one!r} is no requirement: write `tensorflow` or `pillow<10`")
+            if one.strip().lower() in WORKER_NEEDS:
+                raise ValueError(f"every worker needs {one}: it can't be forbidden as a whole")
+        return self
 
 
 class Reproducibility(Gate):
@@ -114,7 +164,9 @@ class Robustness(Gate):
     """share of rows whose label may flip (or whose number may move by a tenth of its spread)"""
     missing: bool = True
     """ask with missing values and extremes, too"""
-    rows: int = Field(500, ge=1)
+    rows: int = Field(500, ge=1, le=100_000)
+    dataset: str | None = None
+    """rows to begin with; none: recorded requests, or else the golden rows"""
 
 
 class Fairness(Gate):
@@ -123,6 +175,12 @@ class Fairness(Gate):
     dataset: str
     target: str = "target"
     sensitive: tuple[str, ...] = Field(min_length=1)
+    output: str = ""
+    """of the model; empty: the label, or a score of at least a half"""
+    positive: str | int | float | bool | None = None
+    """the class that people want; none: the larger of two"""
+    intersections: bool = True
+    """look at the combinations of several sensitive columns, too"""
     metric: Literal[
         "demographic_parity_difference",
         "demographic_parity_ratio",
@@ -134,6 +192,14 @@ class Fairness(Gate):
     """a difference is at most this, a ratio at least"""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     min_support: int = Field(100, ge=2)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Fairness:
+        if len(set(self.sensitive)) < len(self.sensitive):
+            raise ValueError("a sensitive column is named twice")
+        if self.target in self.sensitive:
+            raise ValueError(f"the target {self.target!r} can't be sensitive, too")
+        return self
 
 
 class Security(Gate):
@@ -167,11 +233,24 @@ class Approval(Gate):
 class Run(Gate):
     """The team's own check: a program that exits with 0 and may write `evidence.json`."""
 
-    uses: str
-    """a file beside the document"""
+    uses: str = Field(min_length=1)
+    """a file beside the document; once uploaded `NAME@sha256:DIGEST`"""
     args: tuple[str, ...] = ()
-    name: str = ""
-    """of the gate; the file's name if it is empty"""
+    dataset: str | None = None
+    """given to the program as a file"""
+    serve: bool = False
+    """start a worker with the version, and tell the program its address"""
+    environment: dict[str, str] = {}
+    """further variables"""
+
+    @model_validator(mode="after")
+    def _own_variables(self) -> Run:
+        for name in self.environment:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} can't name a variable")
+            if name.startswith(("MODELFLEET_", "LD_", "PYTHON")) or name == "PATH":
+                raise ValueError(f"the variable {name} is not yours to set")
+        return self
 
 
 KINDS: dict[str, type[Gate]] = {
@@ -193,6 +272,24 @@ KINDS: dict[str, type[Gate]] = {
 """in the order in which they run unless a document says otherwise: a list keeps its own order"""
 
 
+WORKER_NEEDS = frozenset({"numpy", "msgspec", "httptools"})
+UNTOLD = ("signature", "dependencies", "infrastructure", "robustness", "security")
+"""kinds that need no settings: what is checked if nobody says what"""
+ENTRY_POINTS = "modelfleet.gates"
+"""of plug-ins: NAME = MODULE:KIND; see `modelfleet.gates.kinds`"""
+_DIGEST = re.compile(r"(.+)@sha256:([0-9a-f]{64})")
+_REGISTERED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*@(latest|[0-9]+)")
+
+
+def kinds() -> dict[str, type[Gate]]:
+    """Ours, and those that installed packages bring."""
+    found = dict(KINDS)
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name not in found:
+            found[point.name] = point.load().spec
+    return found
+
+
 def parse(entry: object) -> tuple[str, Gate]:
     """One entry of a list of gates, `{kind: {...}}` or just the kind's name.
 
@@ -200,9 +297,140 @@ def parse(entry: object) -> tuple[str, Gate]:
     """
     if isinstance(entry, str):
         entry = {entry: {}}
-    if not isinstance(entry, dict) or len(entry) != 1:
+    if not isinstance(entry, Mapping) or len(entry) != 1:
         raise ValueError("a gate is written as `- kind: {...}`, one kind an entry")
     [(kind, told)] = entry.items()
-    if kind not in KINDS:
-        raise ValueError(f"there is no gate {kind!r}; there are {', '.join(KINDS)}")
-    return str(kind), KINDS[kind].model_validate(told or {})
+    known = KINDS if kind in KINDS else kinds()
+    if kind not in known:
+        raise ValueError(f"there is no gate {kind!r}; there are {', '.join(known)}")
+    return str(kind), known[kind].model_validate(told or {})
+
+
+@dataclass(frozen=True)
+class Named:
+    """A gate of a list, with the name that its runs are kept under."""
+
+    name: str
+    kind: str
+    spec: Gate
+
+    @property
+    def entry(self) -> dict[str, object]:
+        """As it would be written, without what is a default."""
+        return {self.kind: self.spec.model_dump(mode="json", exclude_defaults=True)}
+
+
+def parse_all(entries: Sequence[object]) -> tuple[Named, ...]:
+    """A whole list: names given, contradictions refused.
+
+    Raises `ValueError` that tells everything that is wrong, one complaint a line.
+    """
+    found: list[Named] = []
+    wrong: list[str] = []
+    for place, entry in enumerate(entries, 1):
+        try:
+            kind, spec = parse(entry)
+        except ValidationError as error:
+            kind = str(next(iter(entry)) if isinstance(entry, Mapping) else entry)
+            wrong += [f"gate {place} ({kind}): {_said(one)}" for one in error.errors()]
+            continue
+        except ValueError as error:
+            wrong.append(f"gate {place}: {error}")
+            continue
+        for other in found:
+            if complaint := _contradiction(other, kind, spec):
+                wrong.append(f"gate {place} ({kind}): {complaint}")
+        name = spec.name or _unused(_called(kind, spec), {one.name for one in found})
+        if any(one.name == name for one in found):
+            wrong.append(f"gate {place} ({kind}): there is a gate {name!r} already")
+        found.append(Named(name, kind, spec))
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return tuple(found)
+
+
+def _said(error: Mapping[str, object] | object) -> str:
+    known = dict(error) if isinstance(error, Mapping) else {}
+    where = ".".join(str(part) for part in known.get("loc", ()))
+    text = str(known.get("msg", "")).removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text
+
+
+def _called(kind: str, spec: Gate) -> str:
+    if isinstance(spec, Run):
+        file = file_of(spec.uses).rpartition("/")[2]
+        return re.sub(r"[^A-Za-z0-9._-]", "-", file.partition(".")[0])[:40] or kind
+    return kind
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    number = 2
+    found = name
+    while found in taken:
+        found, number = f"{name}-{number}", number + 1
+    return found
+
+
+_QUESTION: dict[str, tuple[str, ...]] = {
+    "quality": ("dataset", "target", "metric", "output", "positive"),
+    "fairness": ("dataset", "target", "metric", "sensitive", "output", "positive"),
+    "run": ("uses", "args", "dataset", "serve", "environment"),
+    "signature": ("compatible_with",),
+    "drift": ("features", "recent"),
+    "latency": ("rows",),
+    "approval": ("role",),
+    "llm_safety": ("dataset",),
+}
+"""what makes two gates of a kind ask the same; of others there is one"""
+
+
+def _contradiction(other: Named, kind: str, spec: Gate) -> str:
+    """Why both can't stand in one list; empty if they can."""
+    if other.kind != kind or kind not in KINDS:
+        return ""
+    asked = _QUESTION.get(kind, ())
+    if any(getattr(spec, name) != getattr(other.spec, name) for name in asked):
+        return ""
+    mine, known = spec.model_dump(), other.spec.model_dump()
+    ignored = ("name", "blocking", "timeout")
+    differ = sorted(n for n in mine if mine[n] != known[n] and n not in ignored)
+    if not differ:
+        return f"it is the same as {other.name!r}"
+    what = ", ".join(f"{n} {known[n]} and {mine[n]}" for n in differ)
+    return f"it asks the same as {other.name!r} with other limits ({what})"
+
+
+def file_of(reference: str) -> str:
+    """The name of what is referred to, without its digest."""
+    found = _DIGEST.fullmatch(reference)
+    return found[1] if found else reference
+
+
+def digest_of(reference: str) -> str | None:
+    """sha256 of an uploaded file (`NAME@sha256:DIGEST`), None of anything else."""
+    found = _DIGEST.fullmatch(reference)
+    return found[2] if found else None
+
+
+def is_registered(reference: str) -> bool:
+    """Whether it names a version of a data set, `NAME@3` or `NAME@latest`, and no file."""
+    return _REGISTERED.fullmatch(reference) is not None
+
+
+def local_files(spec: Gate) -> dict[str, str]:
+    """Fields that name files beside the document, and the files."""
+    found: dict[str, str] = {}
+    for field in ("dataset", "uses"):
+        value = getattr(spec, field, None)
+        if not isinstance(value, str) or digest_of(value) is not None:
+            continue
+        if field == "uses" or not is_registered(value):
+            found[field] = value
+    return found
+
+
+def digests_of(entry: object) -> set[str]:
+    """The uploaded files that an entry names, however it was written."""
+    told = next(iter(entry.values()), None) if isinstance(entry, Mapping) and entry else None
+    values = told.values() if isinstance(told, Mapping) else ()
+    return {found for one in values if isinstance(one, str) and (found := digest_of(one))}

@@ -1,7 +1,8 @@
 """Named checks of a version, each with a verdict and its evidence.
 
 Verbs: `PrepareService.prepare` resolves, compiles and checks a new version until it is ready or
-failed; `list_runs` shows what was found. What can't be proven is `inconclusive`, never `pass`.
+failed; `GateService.request` has it checked by the gates that a team wants (`kinds`), in jobs;
+`list_runs` shows what was found. What can't be proven is `inconclusive`, never `pass`.
 """
 
 from modelfleet.gates.prepare import PrepareService

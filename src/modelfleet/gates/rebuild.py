@@ -6,18 +6,11 @@ from the same bundle. What came of it is a gate run of the version, and an audit
 
 from __future__ import annotations
 
-import io
 import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-
-import msgspec
-import numpy as np
 
 from modelfleet.core import audit
 from modelfleet.core.authorization import SYSTEM, Action, Principal, Resource, authorize
@@ -27,34 +20,18 @@ from modelfleet.core.ids import digest, new_id
 from modelfleet.core.jobs import JobRunner
 from modelfleet.core.layout import Layout
 from modelfleet.gates import store
+from modelfleet.gates.golden import GATE, ask, judge
 from modelfleet.gates.store import GateRun, Verdict
+from modelfleet.gates.subjects import Subjects
 from modelfleet.registry import Environment, RegistryService, Variant, Version
-from modelfleet.serving.beside import Beside
-from modelfleet.serving.beside import environment as process_environment
 from modelfleet.serving.environments import EnvironmentBuilder
+from modelfleet.serving.lab import Deadline, Lab, TimedOut
 from modelfleet.serving.progress import Progress, Report
 
 REBUILD = "rebuild-version"
 """Kind of the job; its arguments are `version_id` and `rebuild`."""
-GATE = "rebuild"
-_MODULE = "modelfleet_worker.golden"
 _SECONDS = 600
 """for a model to load and answer"""
-_LARGEST = 512 * 2**20
-"""bytes of an answer"""
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What `modelfleet_worker.golden` says before the arrays."""
-
-    outputs: dict[str, str] = {}
-    rows: int = 0
-    python: str = ""
-    packages: dict[str, str] = {}
-    load_s: float = 0.0
-    call_s: float = 0.0
-    made_up: bool = False
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,14 +54,16 @@ class RebuildService:
         registry: RegistryService,
         jobs: JobRunner,
         environments: EnvironmentBuilder,
-        beside: Beside,
+        subjects: Subjects,
+        lab: Lab,
     ) -> None:
         self._layout = layout
         self._database = database
         self._registry = registry
         self._jobs = jobs
         self._environments = environments
-        self._beside = beside
+        self._subjects = subjects
+        self._lab = lab
         self._progress: dict[str, Progress] = {}
 
     def request(self, actor: Principal, model: str, reference: str) -> Rebuild:
@@ -111,7 +90,7 @@ class RebuildService:
             made = str(arguments["rebuild"])
             try:
                 result = self._rebuild(version, made, partial(self._progress.__setitem__, made))
-            except (InvalidInput, NotFound, Conflict) as error:
+            except (InvalidInput, NotFound, Conflict, TimedOut) as error:
                 result = _failed(made, error.message)
             finally:
                 self._progress.pop(made, None)
@@ -148,7 +127,11 @@ class RebuildService:
             fresh = self._environments.again(environment, place, report)
             build_s = time.monotonic() - building
             report(Progress("running the golden inputs"))
-            sides = [self._ask(version, source, python) for python in (fresh, present)]
+            subject = self._subjects.of(version, source, report)
+            sides = [
+                ask(self._lab, subject, Deadline.after(_SECONDS), python=python)
+                for python in (fresh, present)
+            ]
         finally:
             shutil.rmtree(place, ignore_errors=True)
         evidence = {
@@ -158,42 +141,7 @@ class RebuildService:
             "build_s": round(build_s, 3),
             "seconds": round(time.monotonic() - begun, 3),
         }
-        return _judge(sides[0], sides[1], evidence)
-
-    def _ask(
-        self, version: Version, source: Variant, python: Path
-    ) -> tuple[Answer, dict[str, np.ndarray]]:
-        """What the version answers there. Raises `InvalidInput` with the model's complaint."""
-        program = self._beside.program(version, _MODULE, variant=source, python=python)
-        with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as said:
-            try:
-                done = subprocess.run(
-                    program.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=told,
-                    stderr=said,
-                    timeout=_SECONDS,
-                    env=process_environment(self._layout.worker_package),
-                    cwd=tempfile.gettempdir(),
-                )
-            except subprocess.TimeoutExpired as error:
-                raise InvalidInput(f"The golden inputs took over {_SECONDS} s.") from error
-            if told.tell() > _LARGEST:
-                raise InvalidInput("The answer to the golden inputs is too large.")
-            told.seek(0)
-            line, arrays = told.readline(), told.read()
-            said.seek(max(0, said.seek(0, 2) - 800))
-            trace = " ".join(said.read().decode("utf-8", "replace").split())
-        try:
-            answer = msgspec.json.decode(line, type=Answer)
-            if answer.error:
-                raise InvalidInput(f"The model can't answer: {answer.error}")
-            with np.load(io.BytesIO(arrays), allow_pickle=False) as file:
-                return answer, {name: file[name] for name in file.files}
-        except (ValueError, OSError, msgspec.MsgspecError) as error:
-            raise InvalidInput(
-                f"The model gave no answer (exit code {done.returncode}): {trace}"
-            ) from error
+        return judge(sides[0], sides[1], evidence)
 
     def _keep(self, version: Version, made: str, result: GateRun) -> None:
         resource = Resource("model", version.model, version.owner_team)
@@ -220,63 +168,3 @@ class RebuildService:
 def _failed(made: str, reason: str) -> GateRun:
     evidence = {"rebuild": made, "state": "failed"}
     return GateRun(GATE, Verdict.FAIL, f"It can't be rebuilt: {reason[:2000]}", evidence)
-
-
-def _judge(
-    fresh: tuple[Answer, dict[str, np.ndarray]],
-    present: tuple[Answer, dict[str, np.ndarray]],
-    evidence: dict[str, object],
-) -> GateRun:
-    """Equal means bitwise; else the largest difference is told."""
-    one, other = fresh[0], present[0]
-    differences = differences_of(fresh[1], present[1])
-    packages = {
-        name: f"{other.packages.get(name, '-')} -> {one.packages.get(name, '-')}"
-        for name in sorted({*one.packages, *other.packages})
-        if one.packages.get(name) != other.packages.get(name)
-    }
-    equal = one.outputs == other.outputs and not differences
-    rows = f"{one.rows} {'made-up rows' if one.made_up else 'golden rows'}"
-    if equal:
-        sentence = f"Rebuilt from its lock, it answers {rows} bitwise as before."
-    else:
-        told = ", ".join(f"{name} by {how}" for name, how in differences.items())
-        sentence = f"Rebuilt from its lock, its answers to {rows} differ: {told}."
-    evidence |= {
-        "state": "equal" if equal else "different",
-        "rows": one.rows,
-        "outputs": one.outputs,
-        "before": other.outputs,
-        "differences": differences,
-        "python": one.python,
-        "packages": one.packages,
-        "changed_packages": packages,
-        "load_s": round(one.load_s, 4),
-        "call_s": round(one.call_s, 6),
-        "call_before_s": round(other.call_s, 6),
-    }
-    return GateRun(GATE, Verdict.PASS if equal else Verdict.FAIL, sentence, evidence)
-
-
-def differences_of(
-    fresh: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]
-) -> dict[str, str]:
-    """Of each output that is not bitwise the same: the largest difference, or what else it is."""
-    found: dict[str, str] = {}
-    for name in sorted({*fresh, *present}):
-        if name not in fresh or name not in present:
-            found[name] = "being there on one side only"
-            continue
-        a, b = fresh[name], present[name]
-        if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
-            found[name] = f"{a.dtype} {list(a.shape)} against {b.dtype} {list(b.shape)}"
-        elif a.dtype == b.dtype and a.tobytes() == b.tobytes():
-            continue
-        elif a.dtype.kind in "fiu":
-            apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
-            unlike = int((np.isnan(a) != np.isnan(b)).sum()) if a.dtype.kind == "f" else 0
-            largest = float(np.nanmax(apart)) if np.isfinite(apart).any() else 0.0
-            found[name] = f"at most {largest:.3g}" + (f", {unlike} NaN" if unlike else "")
-        else:
-            found[name] = f"{int((a != b).sum())} of {a.size} values"
-    return found

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from modelfleet.monitoring.drift import Stream, tolerance_tests
 from modelfleet.monitoring.fdr import benjamini_hochberg
 from modelfleet.monitoring.types import SCORE, FeatureTest
+from modelfleet.telemetry.drift import Stream, tolerance_tests
 from modelfleet.telemetry.evidence import EvidenceReader, merge_windows
 from modelfleet.telemetry.states import Counts
 from modelfleet.telemetry.views import BinLayout, ReferenceLayout, WindowState

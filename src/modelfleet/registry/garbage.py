@@ -1,7 +1,7 @@
 """Blobs that nothing names any more: marked, and swept after a grace period.
 
 A blob is live while a bundle of a version, a variant or a logged model, an artifact, the code
-snapshot of a version, or a document of a fleet file names it.
+snapshot of a version, a data set, a requested gate, or a document of a fleet file names it.
 What is found dead is noted with the time; only what was dead at every look for the whole grace
 period goes. A blob that was uploaded for a registration that is still to come is younger than
 that, so nobody loses what they are about to use.
@@ -10,7 +10,7 @@ that, so nobody loses what they are about to use.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -50,12 +50,12 @@ class GarbageService:
         self,
         database: Database,
         blobs: FolderBlobStore,
-        others: Sequence[Callable[[sa.Connection], Collection[str]]] = (),
+        keepers: Sequence[Callable[[sa.Connection], set[str]]] = (),
     ) -> None:
-        """others: what rooms above name."""
+        """keepers: what else names contents, each tells which."""
         self._database = database
         self._blobs = blobs
-        self._others = others
+        self._keepers = keepers
 
     def collect(
         self,
@@ -110,8 +110,8 @@ class GarbageService:
 
     def _live(self, connection: sa.Connection, unused: dict[str, list[str]]) -> set[str]:
         live: set[str] = set(connection.execute(sa.select(artifact.c.sha256)).scalars())
-        for named in self._others:
-            live.update(named(connection))
+        for keeper in self._keepers:
+            live |= keeper(connection)
         for code in connection.execute(
             sa.select(model_version.c.code).where(model_version.c.code.is_not(None))
         ).scalars():

@@ -82,6 +82,7 @@ def environment(worker_package: Path) -> dict[str, str]:
     found = {
         "PATH": os.environ.get("PATH", ""),
         "PYTHONPATH": str(worker_package),
+        "PYTHONSAFEPATH": "1",  # no module of the working folder, which anybody may write
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     }

@@ -162,7 +162,7 @@ class EnvironmentBuilder:
             given.write(text)
             given.seek(0)
             process = subprocess.Popen(
-                [_uv_binary(), *arguments],
+                [uv_binary(), *arguments],
                 stdin=given,
                 stdout=answered,
                 stderr=subprocess.PIPE,
@@ -217,7 +217,7 @@ def own_python() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def _uv_binary() -> str:
+def uv_binary() -> str:
     beside = Path(sys.executable).parent / "uv"
     found = str(beside) if beside.exists() else shutil.which("uv")
     if found is None:

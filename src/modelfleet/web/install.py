@@ -23,6 +23,7 @@ from modelfleet.web import (
     audit,
     experiments,
     fleet,
+    gates,
     login,
     models,
     pipelines,
@@ -37,7 +38,18 @@ _PROGRAMS = ("/v1/", "/v2/", "/healthz", "/metrics")
 
 PAGES = tuple(
     one.router
-    for one in (login, fleet, models, pipelines, experiments, rollouts, alerts, audit, assets)
+    for one in (
+        login,
+        fleet,
+        models,
+        gates,
+        pipelines,
+        experiments,
+        rollouts,
+        alerts,
+        audit,
+        assets,
+    )
 )
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]

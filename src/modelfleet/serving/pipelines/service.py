@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -16,6 +16,7 @@ from modelfleet.core.layout import Layout
 from modelfleet.lineage import Node, add_edge, remove_edges
 from modelfleet.registry import RegistryService, Version
 from modelfleet.registry import store as registry_store
+from modelfleet.registry.signature import Signature
 from modelfleet.serving.endpoints import Endpoint, EndpointService
 from modelfleet.serving.pipelines import counters, definition, store
 from modelfleet.serving.pipelines.check import Callee, check
@@ -131,6 +132,29 @@ class PipelineService:
         self._readable(actor, name)
         return counters.read(self._layout).get(name, PipelineCounters())
 
+    def with_candidate(
+        self, endpoints: Collection[str], candidate: Signature
+    ) -> Sequence[tuple[Row, str]]:
+        """Pipelines that call one of these endpoints, and why they would be refused if the
+        candidate served there; an empty text if they would go on."""
+        found: list[tuple[Row, str]] = []
+        with self._database.read() as connection:
+            for row in store.find(connection):
+                wanted = definition.read(row.pipeline.definition)
+                mine = {s.name for s in wanted.steps if s.model in endpoints and not s.version}
+                if not mine:
+                    continue
+                problem = ""
+                try:
+                    known = dict(self._callees(connection, SYSTEM, wanted.steps))
+                    for step in mine:
+                        known[step] = _callee(candidate)
+                    check(wanted, known)
+                except InvalidInput as error:
+                    problem = error.message
+                found.append((row, problem))
+        return found
+
     def _readable(self, actor: Principal, name: str) -> Row:
         with self._database.read() as connection:
             row = _find(connection, name)
@@ -160,11 +184,9 @@ class PipelineService:
             authorize(actor, Action.READ, Resource("endpoint", place.name, place.owner_team))
             version = self._version(actor, step, place)
             pinned = step.version is not None
-            signature = version.info.signature
             try:
-                found[step.name] = Callee(
-                    inputs={t.name: Kind(t.datatype, tuple(t.shape)) for t in signature.inputs},
-                    outputs={t.name: Kind(t.datatype, tuple(t.shape)) for t in signature.outputs},
+                found[step.name] = replace(
+                    _callee(version.info.signature),
                     version=version.version if pinned else None,
                     version_id=version.id if pinned else None,
                 )
@@ -188,6 +210,13 @@ class PipelineService:
                 hint=f"Deploy one first: modelfleet deploy {place.model}",
             )
         return self._registry.versions_by_id([serving])[serving]
+
+
+def _callee(signature: Signature) -> Callee:
+    return Callee(
+        inputs={t.name: Kind(t.datatype, tuple(t.shape)) for t in signature.inputs},
+        outputs={t.name: Kind(t.datatype, tuple(t.shape)) for t in signature.outputs},
+    )
 
 
 def _find(connection: sa.Connection, name: str) -> Row:

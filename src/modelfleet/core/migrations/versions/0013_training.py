@@ -1,4 +1,4 @@
-"""Training runs and what triggers them; notifications"""
+"""Training runs and what triggers them; the gates of rollouts"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -45,9 +45,17 @@ def upgrade() -> None:
         sa.Column("due_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("model", name=op.f("pk_training_schedule")),
     )
+    op.create_table(
+        "rollout_gates",
+        sa.Column("rollout_id", sa.String(length=32), nullable=False),
+        sa.Column("version_id", sa.String(length=32), nullable=False),
+        sa.Column("request_id", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("rollout_id", "version_id", name=op.f("pk_rollout_gates")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("rollout_gates")
     op.drop_table("training_schedule")
     op.drop_table("training_position")
     op.drop_table("training")

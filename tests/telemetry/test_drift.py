@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, ncx2, norm
 
-from modelfleet.monitoring.drift import (
+from modelfleet.monitoring.fdr import benjamini_hochberg
+from modelfleet.telemetry.drift import (
     Stream,
     fold_sparse,
     tolerance_tests,
     two_sample_statistic,
     upper_tail,
 )
-from modelfleet.monitoring.fdr import benjamini_hochberg
 
 EDGES = norm.ppf(np.linspace(0, 1, 21)[1:-1])
 SHIFT = 0.1
