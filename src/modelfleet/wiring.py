@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -55,6 +56,7 @@ from modelfleet.registry.datasets import DatasetService, blobs_of
 from modelfleet.registry.garbage import GarbageService
 from modelfleet.registry.service import PREPARE
 from modelfleet.registry.tracking.service import TrackingService
+from modelfleet.registry.tracking.store import commit_of
 from modelfleet.rollouts.freezes import FreezeService
 from modelfleet.rollouts.service import RolloutService
 from modelfleet.rollouts.ticks import EvidenceTicks
@@ -263,7 +265,9 @@ def build(settings: Settings) -> Fleet:
         webhooks=WebhookService(
             database, sealer, registry.namespace, registry.namespace_id, private=private
         ),
-        dispatcher=Dispatcher(database, sealer, private=private, watchers=watchers_of),
+        dispatcher=Dispatcher(
+            database, sealer, private=private, watchers=watchers_of, commits=_commit
+        ),
         training=training,
         files=FleetFileService(
             Rooms(database, registry, endpoints, rollouts, pipelines),
@@ -286,6 +290,11 @@ def confinement_of(settings: Settings) -> Callable[[Sequence[str]], Sequence[str
 def _close(batches: BatchService, training: TrainingService) -> None:
     batches.close()
     training.close()
+
+
+def _commit(connection: sa.Connection, row: Mapping[str, Any]) -> str:
+    """Of the version that an audit event is about."""
+    return commit_of(connection, row["resource"], str(row["details"].get("version", "")))
 
 
 def _fetch(datasets: DatasetService, reference: str, folder: Path) -> Path:

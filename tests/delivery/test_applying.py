@@ -228,7 +228,7 @@ def test_a_version_that_was_rolled_back_is_not_tried_again_by_itself(
     [result] = apply(fleet, doc)
     fleet.rollouts.abort(ADMIN, result.rollout)
     row = next(r for r in fleet.rollouts.active())
-    fleet.rollouts.advance(row, fleet.registry.versions_by_id([row.to_version_id]), {})
+    fleet.rollouts.advance({})
     assert fleet.rollouts.get(ADMIN, result.rollout).rollout.state == "rolled_back"
     found = one(fleet, doc)
     assert (found.action, found.version.state) == ("none", "held")
@@ -326,7 +326,7 @@ def test_removal_keeps_versions_and_refuses_a_running_rollout(
     assert "rollouts abort" in result.hint
     fleet.rollouts.abort(ADMIN, fleet.rollouts.active()[0].id)
     row = fleet.rollouts.active()[0]
-    fleet.rollouts.advance(row, fleet.registry.versions_by_id([row.to_version_id]), {})
+    fleet.rollouts.advance({})
     planned = {("Model", "churn"): 1}
     [result] = fleet.files.remove(ADMIN, SIGNED, [("Model", "churn")], planned)
     assert result.outcome == "conflict", "generation 2 was applied meanwhile"

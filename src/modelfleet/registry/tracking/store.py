@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from modelfleet.core.clock import iso, now_us
 from modelfleet.core.ids import new_id
 from modelfleet.registry import store as registry_store
+from modelfleet.registry.tables import model, model_version, namespace
 from modelfleet.registry.tracking import paths
 from modelfleet.registry.tracking.tables import (
     dataset,
@@ -224,3 +225,18 @@ def _models(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[Mod
             link = ModelLink(row.logged_model_id, row.direction, row.step)
             found.setdefault(row.run_id, []).append(link)
     return found
+
+
+def commit_of(connection: sa.Connection, resource: str, version: str) -> str:
+    """The commit that a version was made of, if its run tells one. resource: the model's name as
+    the audit log has it."""
+    within, _, name = resource.rpartition("/")
+    query = (
+        sa.select(run.c.git_commit)
+        .join(model_version, model_version.c.run_id == run.c.id)
+        .join(model, model.c.id == model_version.c.model_id)
+        .join(namespace, namespace.c.id == model.c.namespace_id)
+        .where(model.c.name == name, namespace.c.name == (within or "default"))
+        .where(model_version.c.semver == version)
+    )
+    return str(connection.execute(query).scalar() or "")
