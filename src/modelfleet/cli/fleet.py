@@ -50,13 +50,26 @@ def _refuse(problems: Sequence[object]) -> NoReturn:
     sys.exit(2)
 
 
-def _drafted(place: Path, stage: str, prune: bool, retry: bool, connection: Client) -> Any:
+def _loaded(place: Path, stage: str) -> Any:
+    """The files, before anybody is asked for anything."""
+    from modelfleet.fleetfile.files import settle
     from modelfleet.fleetfile.load import load
+    from modelfleet.fleetfile.problems import Refused
+
+    try:
+        loaded = load(place, stage)
+        settle(loaded)
+    except Refused as refused:
+        _refuse(refused.problems)
+    return loaded
+
+
+def _drafted(loaded: Any, connection: Client, *, prune: bool = False, retry: bool = False) -> Any:
     from modelfleet.fleetfile.problems import Refused
     from modelfleet.fleetfile.sending import draft
 
     try:
-        return draft(connection, load(place, stage), prune=prune, retry=retry)
+        return draft(connection, loaded, prune=prune, retry=retry)
     except Refused as refused:
         _refuse(refused.problems)
 
@@ -98,8 +111,9 @@ def plan(
     PATH is a folder, a fleet.yaml or one document. Exit code: 0 nothing would change, 1 something
     would, 2 the files are wrong.
     """
+    loaded = _loaded(place, stage)
     with _client(home, url) as connection:
-        made = _drafted(place, stage, prune, retry, connection)
+        made = _drafted(loaded, connection, prune=prune, retry=retry)
     if out is not None:
         out.write_text(json.dumps(made.as_json(), ensure_ascii=False, indent=1), "utf-8")
     _shown(made.plan, "json" if as_json else output)
@@ -137,13 +151,12 @@ def apply(
     from modelfleet.cli import planned
     from modelfleet.fleetfile.sending import Applying
 
+    kept = place.is_file() and place.suffix == ".json"
+    if kept and (stage or prune or retry):
+        raise click.UsageError("a plan says itself what --stage, --prune and --retry were")
+    given = _read_plan(place) if kept else _loaded(place, stage)
     with _client(home, url) as connection:
-        if place.is_file() and place.suffix == ".json":
-            if stage or prune or retry:
-                raise click.UsageError("a plan says itself what --stage, --prune and --retry were")
-            made = _read_plan(place)
-        else:
-            made = _drafted(place, stage, prune, retry, connection)
+        made = given if kept else _drafted(given, connection, prune=prune, retry=retry)
         if not as_json:
             _shown(made.plan, "text")
         if made.changing and not yes:
@@ -215,9 +228,16 @@ def diff(place: Path, stage: str, home: Path | None, url: str | None, as_json: b
     """
     from modelfleet.cli import planned
 
+    loaded = _loaded(place, stage)
     with _client(home, url) as connection:
-        made = _drafted(place, stage, False, False, connection)
-    bare: dict[str, object] = {"steps": [], "affected": [], "samples": [], "warnings": [], "notes": []}
+        made = _drafted(loaded, connection)
+    bare: dict[str, object] = {
+        "steps": [],
+        "affected": [],
+        "samples": [],
+        "warnings": [],
+        "notes": [],
+    }
     objects = [{**one, **bare} for one in made.changing]
     if as_json:
         show([{k: one[k] for k in ("kind", "name", "changes", "version")} for one in objects], True)

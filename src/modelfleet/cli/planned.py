@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _CAUSE = {
     "both": "drift: changed outside of files as well",
 }
 _WIDTH = 60
+_POSITION = re.compile(r"\[\d+\]")
 
 
 def text(plan: Mapping[str, Any]) -> Iterator[str]:
@@ -164,13 +166,13 @@ def _value(kind: str, path: str, value: Any) -> str:
 def _written(kind: str, path: str, value: Any) -> Any:
     if kind != "Model":
         return value
-    parts = path.replace("[", ".[").split(".")
+    parts = re.findall(r"\[\d+\]|\[.+?\](?=$|[.\[])|[^.\[]+", path)
     document = value
     for part in reversed(parts):
-        document = [document] if part.startswith("[") else {part: document}
+        document = [document] if _POSITION.fullmatch(part) else {part: document}
     found = pretty(KINDS[kind], document)
     for part in parts:
-        found = found[0] if part.startswith("[") else found[part]
+        found = found[0] if _POSITION.fullmatch(part) else found[part]
     return found
 
 

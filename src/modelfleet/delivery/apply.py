@@ -59,6 +59,14 @@ class Done:
     version: str = ""
 
 
+def may_apply(actor: Principal, wanted: Wanted, last: FleetObject | None) -> None:
+    """Raises `NotAllowed`. What the rooms below do asks for more, as it is done."""
+    kind, name = wanted.key
+    teams = {wanted.document.metadata.owner} | ({last.owner_team} if last else set())
+    for team in sorted(teams):
+        authorize(actor, Action.REGISTER, Resource(kind.lower(), name, team))
+
+
 def carry_out(
     rooms: Rooms,
     connection: sa.Connection,
@@ -71,13 +79,11 @@ def carry_out(
     *,
     rollouts: bool,
 ) -> Done:
-    """In the caller's joint transaction. rollouts: start those that the plan asks for."""
+    """In the caller's joint transaction, for whoever `may_apply`. rollouts: start those that the
+    plan asks for."""
     kind, name = wanted.key
     owner = wanted.document.metadata.owner
     resource = Resource(kind.lower(), name, owner)
-    authorize(actor, Action.REGISTER, resource)
-    if last is not None and last.owner_team != owner:
-        authorize(actor, Action.REGISTER, Resource(kind.lower(), name, last.owner_team))
     rollout, version, resolved = None, "", dict(last.resolved) if last else {}
     if kind == "Pipeline":
         if plan.counts:

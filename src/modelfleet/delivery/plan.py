@@ -325,7 +325,7 @@ class Planner:
             steps.append("describe the model anew")
         if self.world.endpoints.get(wanted.place) is None and wanted.needs_place:
             steps.append(f"create the endpoint {wanted.place}")
-        elif any(one.path.startswith(("endpoint", "serve.timeout")) for one in effects):
+        if any(one.path.startswith(("endpoint.", "serve.timeout")) for one in effects):
             steps.append(f"set the traffic policy of {wanted.place}")
         if any(one.path.startswith(("uses", "consumers")) for one in effects):
             steps.append("declare lineage")

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.clock import now_us
-from modelfleet.core.errors import Conflict, FleetError, InvalidInput
+from modelfleet.core.errors import Conflict, FleetError, InvalidInput, NotAllowed
 from modelfleet.core.ids import new_id
 from modelfleet.delivery import objects
-from modelfleet.delivery.apply import Rooms, Signed, carry_out, take_away
+from modelfleet.delivery.apply import Rooms, Signed, carry_out, may_apply, take_away
 from modelfleet.delivery.export import exported
 from modelfleet.delivery.objects import FleetObject, Key
 from modelfleet.delivery.plan import (
@@ -235,9 +235,12 @@ class FleetFileService:
         """Each object in a transaction of its own; one that can't be doesn't keep others back.
 
         Applying again does what is left. An object whose plan is not what was shown (its
-        `fingerprint`) is a conflict, which names who applied what meanwhile.
+        `fingerprint`) is a conflict, which names who applied what meanwhile. Raises `NotAllowed`
+        if the caller may do nothing of it.
         """
-        return [self._one(actor, signed, order, rollouts=rollouts, retry=retry) for order in orders]
+        return _unless_forbidden(
+            [self._one(actor, signed, order, rollouts=rollouts, retry=retry) for order in orders]
+        )
 
     def _one(
         self, actor: Principal, signed: Signed, order: Order, *, rollouts: bool, retry: bool
@@ -275,6 +278,7 @@ class FleetFileService:
         kind, name = wanted.key
         last = objects.find(connection, [wanted.key])
         before = last.get(wanted.key)
+        may_apply(actor, wanted, before)
         world = self._look(connection, [wanted], [before] if before else [], lineage=False)
         self._refuse_unseen(actor, world, [wanted], last)
         planner = Planner(world, last, signed.fleet, self._replicas, retry=retry)
@@ -343,7 +347,7 @@ class FleetFileService:
                 results.append(
                     Result(*key, outcome, error.message, error.hint, status=error.status)
                 )
-        return results
+        return _unless_forbidden(results)
 
     # Reading -----------------------------------------------------------------------------------
 
@@ -362,6 +366,13 @@ class Stale(Conflict):
     """The plan is not what it was when it was shown."""
 
     slug = "stale-plan"
+
+
+def _unless_forbidden(results: list[Result]) -> list[Result]:
+    """Raises `NotAllowed` if the caller may do nothing of all this."""
+    if results and all(one.status == NotAllowed.status for one in results):
+        raise NotAllowed(results[0].message, hint=results[0].hint)
+    return results
 
 
 def _stale(wanted: Wanted, before: FleetObject | None, plan: ObjectPlan) -> Stale:
