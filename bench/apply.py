@@ -21,14 +21,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from registrar import Registrar
-
 from modelfleet.client import Client
 from modelfleet.client.errors import Unreachable
 from modelfleet.core.settings import load_settings
 from modelfleet.fleetfile.load import load
 from modelfleet.fleetfile.sending import Applying, Draft, draft
 from modelfleet.wiring import build
+from registrar import Registrar
 
 FLEET = """apiVersion: modelfleet.dev/v1
 kind: Fleet

@@ -50,7 +50,7 @@ def _refuse(problems: Sequence[object]) -> NoReturn:
     sys.exit(2)
 
 
-def _loaded(place: Path, stage: str) -> Any:
+def _loaded(place: Path, stage: str, prune: bool = False) -> Any:
     """The files, before anybody is asked for anything."""
     from modelfleet.fleetfile.files import settle
     from modelfleet.fleetfile.load import load
@@ -61,6 +61,8 @@ def _loaded(place: Path, stage: str) -> Any:
         settle(loaded)
     except Refused as refused:
         _refuse(refused.problems)
+    if prune and not loaded.whole:
+        raise click.UsageError("--prune takes the whole fleet: its folder or its fleet.yaml")
     return loaded
 
 
@@ -111,7 +113,7 @@ def plan(
     PATH is a folder, a fleet.yaml or one document. Exit code: 0 nothing would change, 1 something
     would, 2 the files are wrong.
     """
-    loaded = _loaded(place, stage)
+    loaded = _loaded(place, stage, prune)
     with _client(home, url) as connection:
         made = _drafted(loaded, connection, prune=prune, retry=retry)
     if out is not None:
@@ -154,7 +156,7 @@ def apply(
     kept = place.is_file() and place.suffix == ".json"
     if kept and (stage or prune or retry):
         raise click.UsageError("a plan says itself what --stage, --prune and --retry were")
-    given = _read_plan(place) if kept else _loaded(place, stage)
+    given = _read_plan(place) if kept else _loaded(place, stage, prune)
     with _client(home, url) as connection:
         made = given if kept else _drafted(given, connection, prune=prune, retry=retry)
         if not as_json:
