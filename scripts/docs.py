@@ -138,8 +138,8 @@ def fleet_files_page() -> str:
     lines = [
         "# Fleet files: every key",
         "",
-        "Made from the code by `make docs`. [Fleet files](../fleet-files.md) tells how to use them;",
-        "the same as a JSON Schema for editors is [fleet-schema.json](fleet-schema.json), which",
+        "Made from the code by `make docs`. [Fleet files](../fleet-files.md) tells how it is used;",
+        "the same as a JSON Schema for editors: [fleet-schema.json](fleet-schema.json), which",
         "`modelfleet schema` prints. Durations are written `200ms`, `15m`, `1h30m`, `7d`; shares",
         "`5%` or `0.05`; ratios `1.2x`; sizes `400Mi`, `2G`.",
         "",
@@ -148,6 +148,8 @@ def fleet_files_page() -> str:
     order = ["FleetDocument", "ModelDocument", "PipelineDocument"]
     for name in [*order, *sorted(set(defs) - set(order))]:
         one = defs[name]
+        if name == "GateEntry":
+            one = one["anyOf"][1]
         text = " ".join(one.get("description", "").split())
         if "properties" not in one:
             continue
@@ -176,7 +178,7 @@ def _value(field: dict[str, Any]) -> str:
     """What may stand there, in a few words."""
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})" if name != "GateEntry" else "a gate"
+        return f"[{name}](#{name.lower()})"
     if "examples" in field:
         return f"like `{field['examples'][0]}`"
     if "enum" in field:
