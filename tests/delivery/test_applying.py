@@ -314,6 +314,16 @@ def test_pruning_looks_at_its_own_fleet_and_at_what_others_use(fleet: Fleet) -> 
     assert {m.name for m in fleet.registry.list_models(ADMIN)} == {"foreign"}
 
 
+def test_another_fleet_takes_over_only_when_it_says_so(fleet: Fleet) -> None:
+    apply(fleet, document())
+    [found] = fleet.files.plan(ADMIN, "other", [document()]).objects
+    assert (found.action, found.steps) == ("update", ("take it over from the fleet shop",))
+    signed = Signed("other", "", "", "")
+    assert fleet.files.apply(ADMIN, signed, [Order(document())])[0].outcome == "updated"
+    assert [o.fleet for o in fleet.files.applied(ADMIN)] == ["other"]
+    assert one(fleet, document()).action == "update", "and the first one hears of it"
+
+
 def test_removal_keeps_versions_and_refuses_a_running_rollout(
     fleet: Fleet, registrar: Registrar
 ) -> None:

@@ -29,7 +29,12 @@ def median_requests(margin: float, rate: float, stable: int, canary: int) -> flo
 
 @pytest.mark.parametrize(
     ("margin", "rate", "stable", "canary"),
-    [(0.01, 0.01, 500, 500), (0.005, 0.01, 500, 500), (0.01, 0.001, 950, 50), (0.01, 0.01, 900, 100)],
+    [
+        (0.01, 0.01, 500, 500),
+        (0.005, 0.01, 500, 500),
+        (0.01, 0.001, 950, 50),
+        (0.01, 0.01, 900, 100),
+    ],
 )
 def test_errors_are_proven_about_when_it_says(
     margin: float, rate: float, stable: int, canary: int

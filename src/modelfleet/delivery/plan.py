@@ -146,10 +146,13 @@ class Planner:
     def plan(self, wanted: Wanted) -> ObjectPlan:
         made = self._model(wanted) if wanted.document.kind == "Model" else self._pipeline(wanted)
         last = self.last.get(wanted.key)
-        notes = list(made.notes)
         if last is not None and last.fleet != self.fleet:
-            notes.append(f"it belongs to the fleet {last.fleet} until it is applied here")
-        made = replace(made, generation=last.generation if last else 0, notes=tuple(notes))
+            made = replace(
+                made,
+                action=UPDATE if made.action in (NONE, RECORD) else made.action,
+                steps=(f"take it over from the fleet {last.fleet}", *made.steps),
+            )
+        made = replace(made, generation=last.generation if last else 0)
         return replace(made, fingerprint=self._fingerprint(made, wanted))
 
     def _fingerprint(self, made: ObjectPlan, wanted: Wanted) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -294,8 +294,6 @@ class FleetFileService:
             ):
                 return Result(kind, name, "unchanged", generation=before.generation)
             raise _stale(wanted, before, plan)
-        if before is not None and before.fleet != signed.fleet:
-            plan = replace(plan, action="record" if plan.action == NONE else plan.action)
         if plan.action == NONE:
             move = plan.version
             blocked = move.sentence if move and move.state in ("held", "blocked", "missing") else ""
