@@ -79,7 +79,7 @@ def _why(change: Mapping[str, Any]) -> str:
 
 def _worth(one: Mapping[str, Any]) -> bool:
     version = one["version"]
-    waits = version is not None and version["state"] not in ("same", "rollout")
+    waits = version is not None and version["state"] not in ("same", "rollout", "unmade")
     return one["action"] in ("create", "update", "delete") or bool(one["warnings"]) or waits
 
 
@@ -88,7 +88,8 @@ def _story(one: Mapping[str, Any]) -> Iterator[str]:
     version = one["version"]
     if version is not None and version["state"] != "same":
         now = version["before"] or "none"
-        yield f"version: {now} → {version['after'] or '?'} (source says {version['reference']})"
+        after = version["after"] or ("new" if version["state"] == "unmade" else "?")
+        yield f"version: {now} → {after} (source says {version['reference']})"
         if version["sentence"]:
             yield f"{version['state']}: {version['sentence']}"
     for step in one["steps"]:
@@ -132,7 +133,9 @@ def summary(plan: Mapping[str, Any]) -> str:
         more = f" {record} are recorded as they are." if record else ""
         return f"No changes: {len(actions)} documents are as the files say.{more}"
     rollouts = [
-        one for one in plan["objects"] if one["version"] and one["version"]["state"] == "rollout"
+        one
+        for one in plan["objects"]
+        if one["version"] and one["version"]["state"] in ("rollout", "unmade")
     ]
     parts = [
         f"{actions.count('create')} to create, {actions.count('update')} to update, "

@@ -22,6 +22,7 @@ from modelfleet.fleetfile.documents import KINDS, ModelDocument, PipelineDocumen
 from modelfleet.rollouts.plan import FULL, Spec, Strategy
 
 NONE, RECORD, CREATE, UPDATE, DELETE = "none", "record", "create", "update", "delete"
+UNMADE = "unmade"
 _STEERING = ("source", "rollout", "gates", "approvals")
 """sections whose change lets a version that was rolled back be tried again"""
 
@@ -36,8 +37,14 @@ class VersionMove:
     after: str
     """empty if the source means none yet"""
     state: str
-    """same, rollout (apply starts one), running, held, blocked, missing"""
+    """same, rollout (apply starts one), unmade (apply registers it first), running, held, blocked
+    or missing"""
     sentence: str = ""
+
+    @property
+    def moves(self) -> bool:
+        """Whether applying moves traffic, sooner or later."""
+        return self.state in ("rollout", UNMADE)
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,8 @@ class Planner:
         warnings: list[str] = []
         notes: list[str] = []
         replicas, memory = 0, None
-        if version is not None and version.state == "rollout":
+        moving = version is not None and version.moves
+        if version is not None and moving:
             told = spec_of(document)
             notes += told.notes
             if told.spec is not None and version.before:
@@ -189,7 +197,7 @@ class Planner:
             if resources is not None and resources.memory is not None:
                 memory = resources.memory * replicas
         notes += _kept(plain)
-        counts = bool(found.changes) or (version is not None and version.state == "rollout")
+        counts = bool(found.changes) or moving
         if model is None:
             action = CREATE
         elif counts:
@@ -197,7 +205,7 @@ class Planner:
         else:
             action = RECORD if found.unrecorded else NONE
         affected: list[str] = []
-        if effects or (version is not None and version.state == "rollout"):
+        if effects or moving:
             starts = [f"model {name}", f"endpoint {wanted.place}"]
             affected = [one for start in starts for one in self.world.affected(start)]
             own = {*starts}
@@ -264,9 +272,9 @@ class Planner:
         serving = next((one for one in self.world.versions.get(name, ()) if one.id == stable), None)
         before = serving.version if serving else ""
         if target is None:
-            said = f"no version of {name} is {reference} yet"
             if source.path is not None:
-                said = f"apply registers {source.path} first"
+                return VersionMove(reference, before, "", UNMADE)
+            said = f"no version of {name} is {reference} yet"
             return VersionMove(reference, before, "", "missing", said)
         state, sentence = "rollout", ""
         if serving is not None and serving.id == target.id:
@@ -332,11 +340,16 @@ class Planner:
             steps.append(f"set the traffic policy of {wanted.place}")
         if any(one.path.startswith(("uses", "consumers")) for one in effects):
             steps.append("declare lineage")
-        if version is not None and version.state == "rollout":
+        if version is not None and version.moves:
             told = spec_of(document).spec
-            assert told is not None
+            if told is None:
+                return [*steps, f"register {version.reference}"]
             how = told.strategy.value if version.before else "at once, as nothing serves yet"
-            steps.append(f"roll out {version.after}: {how}{_shape(told) if version.before else ''}")
+            what = version.after
+            if version.state == UNMADE:
+                steps.append(f"register {version.reference}")
+                what = "it"
+            steps.append(f"roll out {what}: {how}{_shape(told) if version.before else ''}")
         return steps
 
     # Pipelines ---------------------------------------------------------------------------------
