@@ -161,6 +161,8 @@ def test_prune_takes_a_whole_fleet(
 ) -> None:
     assert run("plan", files / "churn.model.yaml", "--prune") == 2
     assert "whole fleet" in capsys.readouterr().err
+    other = "apiVersion: modelfleet.dev/v1\nkind: Model\nmetadata: {name: other}\n"
+    (files / "other.model.yaml").write_text(other)
     assert run("apply", files, "--yes") == 0
     (files / "churn.model.yaml").unlink()
     assert run("plan", files) == 0
@@ -169,6 +171,9 @@ def test_prune_takes_a_whole_fleet(
     assert "- Model churn (generation 1)" in capsys.readouterr().out
     assert run("apply", files, "--prune", "--yes") == 0
     assert run("plan", files, "--prune") == 0
+    (files / "other.model.yaml").unlink()
+    assert run("plan", files, "--prune") == 2, "an empty folder is a slip, not a wish"
+    assert "there is no document" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', '{"format": 1}', "\x00"])

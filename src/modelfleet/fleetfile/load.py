@@ -113,6 +113,9 @@ class _Reader:
             paths = [path for path in self._matching(include) if path.is_relative_to(below)]
         paths.sort()
         bodies = [one for path in paths for one in self._bodies(path)]
+        if not bodies and not self.problems:
+            where = Problem(Place(str(place)), "", f"there is no document ({', '.join(include)})")
+            raise Refused([where])
         name = fleet.metadata.name if fleet else "default"
         stages = self._known_stages(fleet, bodies)
         if self.stage and self.stage not in stages:
