@@ -111,7 +111,7 @@ OF_NO_TEAM |= {"/v1/experiments", "/v1/experiments/{experiment}"}
 OF_NO_TEAM |= {"/v1/experiments/{experiment}/runs"}
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
-EMPTY_LISTS |= {"/v1/fleet/objects", "/v1/fleet/export"}
+EMPTY_LISTS |= {"/v1/fleet/standings", "/v1/fleet/objects", "/v1/fleet/export"}
 EMPTY_LISTS |= {"/v1/batches", "/v1/templates", "/v1/reviews"}
 OF_SOMEBODY = {
     "/v1/models/{name}/versions/{version}/comments/{comment_id}",

@@ -118,7 +118,9 @@ def test_drift_is_named_and_taken_back(fleet: Fleet) -> None:
         ("metadata.description", "somebody else", "who leaves", "drift"),
         ("serve.timeout", 0.9, 0.2, "drift"),
     }
-    changed = document(**{**RICH, "metadata": {**RICH["metadata"], "description": "third"}} | {})
+    [standing] = fleet.files.standings(ADMIN)
+    assert standing.state == "drift"
+    assert "metadata.description, serve.timeout" in standing.sentence
     changed = {**RICH, "metadata": {**RICH["metadata"], "description": "third"}}
     causes = {c.path: c.cause for c in one(fleet, changed).changes}
     assert causes["metadata.description"] == "both"

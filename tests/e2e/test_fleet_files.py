@@ -108,7 +108,9 @@ def test_a_fleet_from_files_serves_and_a_second_apply_does_nothing(
     assert again.returncode == 0, again.stdout
     second = platform.run("apply", str(files), "--yes", "--json")
     assert (second.returncode, json.loads(second.stdout)) == (0, [])
-    applied = json.loads(platform.run("applied", "--json").stdout)
+    standings = json.loads(platform.run("applied", "--json").stdout)
+    assert {one["state"] for one in standings} == {"ok"}
+    applied = [one["object"] for one in standings]
     assert {one["commit"] for one in applied} == {git(files, "rev-parse", "HEAD")}
     assert [one["resolved"]["version"] for one in applied if one["kind"] == "Model"] == [
         "1.0.0"

@@ -24,16 +24,17 @@ _RETRY = click.option(
 _TIMEOUT = 120.0
 _WAITED = 3600.0
 _APPLIED = {
-    "kind": lambda o: o["kind"],
-    "name": lambda o: o["name"],
-    "team": lambda o: o["owner_team"],
-    "fleet": lambda o: o["fleet"],
-    "stage": lambda o: o["stage"],
-    "generation": lambda o: o["generation"],
-    "version": lambda o: o["resolved"].get("version"),
-    "commit": lambda o: o["commit"][:12],
-    "by": lambda o: o["actor"],
-    "at": lambda o: o["applied_at"],
+    "kind": lambda s: s["object"]["kind"],
+    "name": lambda s: s["object"]["name"],
+    "fleet": lambda s: s["object"]["fleet"],
+    "stage": lambda s: s["object"]["stage"],
+    "generation": lambda s: s["object"]["generation"],
+    "version": lambda s: s["object"]["resolved"].get("version"),
+    "commit": lambda s: s["object"]["commit"][:12],
+    "by": lambda s: s["object"]["actor"],
+    "at": lambda s: s["object"]["applied_at"],
+    "state": lambda s: s["state"].replace("_", " "),
+    "because": lambda s: s["sentence"],
 }
 
 
@@ -350,9 +351,9 @@ def export(
 @click.option("--fleet", help="Only of this fleet.")
 @connected
 def applied(fleet: str | None, home: Path | None, url: str | None, as_json: bool) -> None:
-    """What was applied by files: by whom, when, from which commit."""
+    """What was applied by files: by whom, from which commit, and whether it is still so."""
     with _client(home, url) as connection:
-        show(connection.api.get("/v1/fleet/objects", name=fleet), as_json, _APPLIED)
+        show(connection.api.get("/v1/fleet/standings", name=fleet), as_json, _APPLIED)
 
 
 @click.command()

@@ -19,6 +19,7 @@ from modelfleet.delivery.apply import Rooms, Signed, carry_out, may_apply, take_
 from modelfleet.delivery.export import exported
 from modelfleet.delivery.objects import FleetObject, Key
 from modelfleet.delivery.plan import (
+    CREATE,
     DELETE,
     NONE,
     ObjectPlan,
@@ -72,6 +73,16 @@ class Result:
     version: str = ""
     status: int = 0
     """of the error, as HTTP has it; 0 if there is none"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where an object stands against its last-applied document."""
+
+    object: FleetObject
+    state: str
+    """ok, drift, stepping, rolled_back, waiting or unreadable"""
+    sentence: str = ""
 
 
 class FleetFileService:
@@ -355,9 +366,51 @@ class FleetFileService:
             found = objects.find(connection, fleet=fleet)
         return [one for one in found.values() if actor.may(Action.READ, one.owner_team)]
 
+    def standings(self, actor: Principal, fleet: str | None = None) -> list[Standing]:
+        """What was applied, and whether it is still so: no files are needed for that."""
+        known = self.applied(actor, fleet)
+        wanted = {(one.kind, one.name): _readable(one) for one in known}
+        typed = [one for one in wanted.values() if one is not None]
+        with self._rooms.database.read() as connection:
+            world = self._look(connection, typed, ())
+        last = {(one.kind, one.name): one for one in known}
+        found = []
+        for one in known:
+            document = wanted[(one.kind, one.name)]
+            if document is None:
+                found.append(
+                    Standing(one, "unreadable", "an earlier release wrote it: apply again")
+                )
+                continue
+            plan = Planner(world, last, one.fleet, self._replicas).plan(document)
+            found.append(_standing(one, plan))
+        return found
+
     def export(self, actor: Principal, names: Collection[str] = ()) -> list[dict[str, Any]]:
         """Documents of what is there now, applied by files or not."""
         return exported(self._rooms, actor, names)
+
+
+def _readable(one: FleetObject) -> Wanted | None:
+    try:
+        return read(dict(one.document))
+    except InvalidInput:
+        return None
+
+
+def _standing(one: FleetObject, plan: ObjectPlan) -> Standing:
+    drift = [change.path for change in plan.changes if not change.recorded_only]
+    if drift or plan.action == CREATE:
+        said = ", ".join(drift[:5]) or "it is gone"
+        return Standing(one, "drift", f"changed outside of files: {said}")
+    move = plan.version
+    if move is not None and move.state not in ("same", "missing"):
+        said = move.sentence or f"serves {move.before or 'nothing'}, source means {move.after}"
+        state = {"running": "stepping", "held": "rolled_back"}.get(move.state, "waiting")
+        return Standing(one, state, said)
+    if move is not None and move.state == "missing":
+        return Standing(one, "waiting", move.sentence)
+    return Standing(one, "ok")
 
 
 class Stale(Conflict):

@@ -22,6 +22,7 @@ from modelfleet.web import (
     assets,
     audit,
     experiments,
+    files,
     fleet,
     login,
     models,
@@ -37,7 +38,18 @@ _PROGRAMS = ("/v1/", "/v2/", "/healthz", "/metrics")
 
 PAGES = tuple(
     one.router
-    for one in (login, fleet, models, pipelines, experiments, rollouts, alerts, audit, assets)
+    for one in (
+        login,
+        fleet,
+        models,
+        pipelines,
+        files,
+        experiments,
+        rollouts,
+        alerts,
+        audit,
+        assets,
+    )
 )
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
