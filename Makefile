@@ -9,6 +9,7 @@
 # make bench-gateway   thousands of endpoints
 # make fuzz    bad input by coverage, for a minute a parser   (make fuzz ARGS='--seconds 600')
 # make bench-registry   beside mlflow server
+# make bench-apply   what applying fleet files costs
 # make bench-hostile   what bad neighbours do to a good client
 # make bench-judge   how often the judge is wrong, beside the usual tests
 # make bench-writers   what writing costs on SQLite and PostgreSQL
@@ -24,7 +25,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check fuzz bench-serving bench-faults bench-pipelines bench-batch bench-gateway \
-  bench-registry bench-hostile bench-writers bench-judge bench-gates lock docs clean browser proto
+  bench-registry bench-apply bench-hostile bench-writers bench-judge bench-gates lock docs clean \
+  browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -66,6 +68,9 @@ bench-gateway: $(VENV)/.installed
 
 bench-registry: $(VENV)/.installed
 	$(BIN)/python bench/registry.py $(ARGS)
+
+bench-apply: $(VENV)/.installed
+	$(BIN)/python bench/apply.py $(ARGS)
 
 bench-hostile: $(VENV)/.installed
 	$(BIN)/python bench/hostile.py $(ARGS)

@@ -1,18 +1,21 @@
 """Reference pages from the code, and checks of all pages: `python scripts/docs.py [--check]`.
 
-Writes docs/reference/{cli,settings,api}.md. With --check nothing is written: the pages must be as
-the code says, links between pages must lead somewhere, and Python examples must compile.
+Writes docs/reference/{cli,settings,api,fleet-files}.md and the schema of fleet files. With --check
+nothing is written: the pages must be as the code says, links between pages must lead somewhere,
+Python examples must compile, and fleet files in examples must be right.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -20,6 +23,7 @@ import msgspec
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -128,6 +132,83 @@ def api_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def fleet_files_page() -> str:
+    from modelfleet.fleetfile.schema import schema
+
+    lines = [
+        "# Fleet files: every key",
+        "",
+        "Made from the code by `make docs`. [Fleet files](../fleet-files.md) tells how it is used;",
+        "the same as a JSON Schema for editors: [fleet-schema.json](fleet-schema.json), which",
+        "`modelfleet schema` prints. Durations are written `200ms`, `15m`, `1h30m`, `7d`; shares",
+        "`5%` or `0.05`; ratios `1.2x`; sizes `400Mi`, `2G`.",
+        "",
+    ]
+    defs = schema()["$defs"]
+    order = ["FleetDocument", "ModelDocument", "PipelineDocument"]
+    for name in [*order, *sorted(set(defs) - set(order))]:
+        one = defs[name]
+        if name == "GateEntry":
+            one = one["anyOf"][1]
+        text = " ".join(one.get("description", "").split())
+        if "properties" not in one:
+            continue
+        lines += [
+            f"## {name}",
+            "",
+            text,
+            "",
+            "| key | value | default | meaning |",
+            "|---|---|---|---|",
+        ]
+        for key, field in one["properties"].items():
+            needed = key in one.get("required", ())
+            default = "needed" if needed else _json(field.get("default"))
+            meaning = " ".join(field.get("description", "").split())
+            lines.append(f"| `{key}` | {_value(field)} | {default} | {meaning} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _json(value: object) -> str:
+    return "" if value is None else f"`{json.dumps(value)}`"
+
+
+def _value(field: dict[str, Any]) -> str:
+    """What may stand there, in a few words."""
+    if "$ref" in field:
+        name = field["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "examples" in field:
+        return f"like `{field['examples'][0]}`"
+    if "enum" in field:
+        return ", ".join(f"`{one}`" for one in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "anyOf" in field:
+        found = [_value(one) for one in field["anyOf"] if one.get("type") != "null"]
+        return " or ".join(dict.fromkeys(found))
+    kind = field.get("type")
+    if kind == "array":
+        return f"list of {_value(field.get('items', {}))}"
+    if kind == "object":
+        below = field.get("additionalProperties")
+        return f"mapping to {_value(below)}" if isinstance(below, dict) and below else "mapping"
+    words = {
+        "string": "text",
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "`true`, `false`",
+    }
+    return words.get(str(kind), "anything")
+
+
+def fleet_schema() -> str:
+    from modelfleet.fleetfile.schema import schema
+
+    return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 def pages() -> list[Path]:
     return [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -143,11 +224,38 @@ def complaints() -> Iterator[str]:
                 compile(code, str(page), "exec")
             except SyntaxError as error:
                 yield f"{page.relative_to(ROOT)}: an example does not compile: {error}"
+        yield from _wrong_documents(page, text)
+
+
+def _wrong_documents(page: Path, text: str) -> Iterator[str]:
+    """Examples of fleet files are loaded, those of a page together."""
+    from modelfleet.fleetfile.load import load
+    from modelfleet.fleetfile.problems import Refused
+
+    found = [code for code in _YAML.findall(text) if code.startswith("apiVersion: modelfleet.dev")]
+    if not found:
+        return
+    with tempfile.TemporaryDirectory() as work:
+        for number, code in enumerate(found):
+            fleet = "\nkind: Fleet" in code
+            name = "fleet.yaml" if fleet else f"{number}.model.yaml"
+            (Path(work) / name).write_text(code)
+        try:
+            load(Path(work))
+        except Refused as refused:
+            for one in refused.problems:
+                yield f"{page.relative_to(ROOT)}: an example is wrong: {one}"
 
 
 def main() -> int:
     check = "--check" in sys.argv[1:]
-    made = {"cli.md": cli_page(), "settings.md": settings_page(), "api.md": api_page()}
+    made = {
+        "cli.md": cli_page(),
+        "settings.md": settings_page(),
+        "api.md": api_page(),
+        "fleet-files.md": fleet_files_page(),
+        "fleet-schema.json": fleet_schema(),
+    }
     wrong = []
     for name, text in made.items():
         path = REFERENCE / name

@@ -11,6 +11,8 @@ from api_routes import app_routes, permission
 from fastapi.routing import APIRoute
 
 from modelfleet.core.authorization import SYSTEM, Action, Grant, Role
+from modelfleet.delivery.apply import Signed
+from modelfleet.delivery.service import Order
 from modelfleet.gates import store as gates
 from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.rollouts.windows import Window
@@ -24,7 +26,8 @@ KNOWN = {action.value for action in Action} | {"public"}
 
 @pytest.fixture
 def full(full: Api) -> Api:
-    """Also with a rebuild and something to approve."""
+    """Also with a rebuild, something to approve, and a document that was applied."""
+    full.fleet.files.apply(_admin(full), Signed("default", "", "", ""), [Order(DOCUMENT)])
     version = full.fleet.registry.get_version(_admin(full), "churn", "1")
     rebuilt = GateRun("rebuild", Verdict.PASS, "", {"rebuild": "r1", "state": "equal"})
     gates.save(full.fleet.database, version.id, "0" * 64, [rebuilt])
@@ -60,6 +63,11 @@ def test_what_is_public_is_known(api: Api) -> None:
 EDGE = {
     "source": {"kind": "dataset", "name": "events"},
     "destination": {"kind": "version", "name": "churn@1"},
+}
+DOCUMENT = {
+    "apiVersion": "modelfleet.dev/v1",
+    "kind": "Model",
+    "metadata": {"name": "churn", "owner": "growth", "description": "who leaves"},
 }
 BODIES: dict[tuple[str, str], object] = {
     ("PATCH", "/v1/endpoints/{name}/traffic"): {"concurrency": 3},
@@ -104,6 +112,9 @@ BODIES: dict[tuple[str, str], object] = {
     },
     ("PUT", "/v1/templates/{team}/{template}"): {"criticality": "high"},
     ("POST", "/v1/lineage/edges"): EDGE,
+    ("POST", "/v1/fleet/plan"): {"documents": [DOCUMENT]},
+    ("POST", "/v1/fleet/apply"): {"objects": [{"document": DOCUMENT}]},
+    ("POST", "/v1/fleet/remove"): {"objects": [{"kind": "Model", "name": "churn"}]},
     ("DELETE", "/v1/lineage/edges"): EDGE,
 }
 OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
@@ -116,6 +127,7 @@ EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
 EMPTY_LISTS |= {"/v1/batches", "/v1/trainings", "/v1/templates", "/v1/reviews"}
 EMPTY_LISTS |= {"/v1/approvals", "/v1/freezes"}
+EMPTY_LISTS |= {"/v1/fleet/standings", "/v1/fleet/objects", "/v1/fleet/export"}
 OF_SOMEBODY = {
     "/v1/models/{name}/versions/{version}/comments/{comment_id}",
     "/v1/models/{name}/versions/{version}/reviews/{review_id}/answer",

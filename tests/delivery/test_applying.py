@@ -118,7 +118,9 @@ def test_drift_is_named_and_taken_back(fleet: Fleet) -> None:
         ("metadata.description", "somebody else", "who leaves", "drift"),
         ("serve.timeout", 0.9, 0.2, "drift"),
     }
-    changed = document(**{**RICH, "metadata": {**RICH["metadata"], "description": "third"}} | {})
+    [standing] = fleet.files.standings(ADMIN)
+    assert standing.state == "drift"
+    assert "metadata.description, serve.timeout" in standing.sentence
     changed = {**RICH, "metadata": {**RICH["metadata"], "description": "third"}}
     causes = {c.path: c.cause for c in one(fleet, changed).changes}
     assert causes["metadata.description"] == "both"
@@ -227,7 +229,6 @@ def test_a_version_that_was_rolled_back_is_not_tried_again_by_itself(
     registrar.ready()
     [result] = apply(fleet, doc)
     fleet.rollouts.abort(ADMIN, result.rollout)
-    row = next(r for r in fleet.rollouts.active())
     fleet.rollouts.advance({})
     assert fleet.rollouts.get(ADMIN, result.rollout).rollout.state == "rolled_back"
     found = one(fleet, doc)
@@ -314,6 +315,16 @@ def test_pruning_looks_at_its_own_fleet_and_at_what_others_use(fleet: Fleet) -> 
     assert {m.name for m in fleet.registry.list_models(ADMIN)} == {"foreign"}
 
 
+def test_another_fleet_takes_over_only_when_it_says_so(fleet: Fleet) -> None:
+    apply(fleet, document())
+    [found] = fleet.files.plan(ADMIN, "other", [document()]).objects
+    assert (found.action, found.steps) == ("update", ("take it over from the fleet shop",))
+    signed = Signed("other", "", "", "")
+    assert fleet.files.apply(ADMIN, signed, [Order(document())])[0].outcome == "updated"
+    assert [o.fleet for o in fleet.files.applied(ADMIN)] == ["other"]
+    assert one(fleet, document()).action == "update", "and the first one hears of it"
+
+
 def test_removal_keeps_versions_and_refuses_a_running_rollout(
     fleet: Fleet, registrar: Registrar
 ) -> None:
@@ -325,7 +336,6 @@ def test_removal_keeps_versions_and_refuses_a_running_rollout(
     assert result.outcome == "refused"
     assert "rollouts abort" in result.hint
     fleet.rollouts.abort(ADMIN, fleet.rollouts.active()[0].id)
-    row = fleet.rollouts.active()[0]
     fleet.rollouts.advance({})
     planned = {("Model", "churn"): 1}
     [result] = fleet.files.remove(ADMIN, SIGNED, [("Model", "churn")], planned)
@@ -403,15 +413,14 @@ def test_who_may(fleet: Fleet, people: Callable[[Role, str], Principal]) -> None
     with pytest.raises(NotAllowed):
         fleet.files.plan(stranger, "shop", [RICH])
     scientist = people(Role.DATA_SCIENTIST, "growth")
-    [result] = apply(fleet, RICH, who=scientist)
-    assert (result.outcome, result.status) == ("refused", 403), "an endpoint takes a deployer"
-    [result] = apply(fleet, document(), who=scientist)
-    assert result.outcome == "created"
-    theirs = document(metadata={"owner": "risk"})
-    [result] = apply(fleet, theirs, who=stranger)
-    assert result.status == 403, "a plan tells what is there of other teams"
-    [result] = fleet.files.remove(scientist, SIGNED, [("Model", "churn")], {})
-    assert result.status == 403
+    refused, made = apply(fleet, RICH, document("other"), who=scientist)
+    assert (refused.outcome, refused.status) == ("refused", 403), "an endpoint takes a deployer"
+    assert made.outcome == "created"
+    apply(fleet, document(), who=scientist)
+    with pytest.raises(NotAllowed):  # a plan tells what is there of other teams
+        apply(fleet, document(metadata={"owner": "risk"}), who=stranger)
+    with pytest.raises(NotAllowed):
+        fleet.files.remove(scientist, SIGNED, [("Model", "churn")], {})
     assert fleet.files.applied(stranger) == []
     assert fleet.files.export(stranger) == []
     assert Referenced.status == 409

@@ -12,6 +12,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from modelfleet.core.authorization import Action, Role
+from modelfleet.delivery.apply import Signed
+from modelfleet.delivery.service import Order
 from modelfleet.serving.pipelines.counters import Counted, PipelineCounters, StepCounters
 from modelfleet.web.install import PAGES
 from people import ADMIN
@@ -63,6 +65,7 @@ def places(world) -> list[str]:
         "/rollouts?show=active&endpoint=churn",
         f"/rollouts/{world.rollout}",
         "/pipelines",
+        "/files",
         "/experiments",
         "/experiments/0",
         "/models/churn/diff",
@@ -90,6 +93,24 @@ def test_all_pages_are_sound(world, enter):
         scan.feed(answer.text)
         assert (scan.wrong, scan.open) == ([], []), place
         assert len(scan.ids) == len(set(scan.ids)), place
+
+
+def test_the_page_of_files_tells_drift_and_shows_nobody_else_s(world, enter):
+    assert "Nothing was applied" in enter().get("/files").text
+    document = {
+        "apiVersion": "modelfleet.dev/v1",
+        "kind": "Model",
+        "metadata": {"name": "churn", "owner": "growth", "description": "<i>who</i>"},
+    }
+    signed = Signed("shop", "prod", "c0ffee-dirty", "")
+    world.fleet.files.apply(ADMIN, signed, [Order(document)])
+    text = enter().get("/files").text
+    assert "shop (prod)" in text
+    assert "c0ffee" in text
+    assert "changed outside" not in text
+    world.fleet.registry.update_model(ADMIN, "churn", description="by hand")
+    assert "changed outside of files: metadata.description" in enter().get("/files").text
+    assert "churn" not in enter(Role.VIEWER, team="risk").get("/files").text
 
 
 def test_the_fleet_can_be_filtered_and_sorted(world, enter):

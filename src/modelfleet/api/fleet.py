@@ -12,7 +12,7 @@ from modelfleet.api.base import Caller, FleetDep, permits
 from modelfleet.core.authorization import Action
 from modelfleet.delivery.apply import Signed
 from modelfleet.delivery.objects import FleetObject
-from modelfleet.delivery.service import Order, Plan, Result
+from modelfleet.delivery.service import Order, Plan, Result, Standing
 
 router = APIRouter(prefix="/v1/fleet", tags=["fleet files"])
 _CHUNK = 500
@@ -66,6 +66,12 @@ class RemoveBody(SignedBody):
 def list_objects(fleet: FleetDep, caller: Caller, name: str | None = None) -> list[FleetObject]:
     """What was applied, by whom and from which commit; of one fleet only if it is named."""
     return fleet.files.applied(caller, name)
+
+
+@router.get("/standings", **permits(Action.READ))
+def list_standings(fleet: FleetDep, caller: Caller, name: str | None = None) -> list[Standing]:
+    """What was applied, and whether it is still so: drift, rollouts, what waits."""
+    return fleet.files.standings(caller, name)
 
 
 @router.get("/export", **permits(Action.READ))

@@ -24,16 +24,17 @@ _RETRY = click.option(
 _TIMEOUT = 120.0
 _WAITED = 3600.0
 _APPLIED = {
-    "kind": lambda o: o["kind"],
-    "name": lambda o: o["name"],
-    "team": lambda o: o["owner_team"],
-    "fleet": lambda o: o["fleet"],
-    "stage": lambda o: o["stage"],
-    "generation": lambda o: o["generation"],
-    "version": lambda o: o["resolved"].get("version"),
-    "commit": lambda o: o["commit"][:12],
-    "by": lambda o: o["actor"],
-    "at": lambda o: o["applied_at"],
+    "kind": lambda s: s["object"]["kind"],
+    "name": lambda s: s["object"]["name"],
+    "fleet": lambda s: s["object"]["fleet"],
+    "stage": lambda s: s["object"]["stage"],
+    "generation": lambda s: s["object"]["generation"],
+    "version": lambda s: s["object"]["resolved"].get("version"),
+    "commit": lambda s: s["object"]["commit"][:12],
+    "by": lambda s: s["object"]["actor"],
+    "at": lambda s: s["object"]["applied_at"],
+    "state": lambda s: s["state"].replace("_", " "),
+    "because": lambda s: s["sentence"],
 }
 
 
@@ -50,13 +51,28 @@ def _refuse(problems: Sequence[object]) -> NoReturn:
     sys.exit(2)
 
 
-def _drafted(place: Path, stage: str, prune: bool, retry: bool, connection: Client) -> Any:
+def _loaded(place: Path, stage: str, prune: bool = False) -> Any:
+    """The files, before anybody is asked for anything."""
+    from modelfleet.fleetfile.files import settle
     from modelfleet.fleetfile.load import load
+    from modelfleet.fleetfile.problems import Refused
+
+    try:
+        loaded = load(place, stage)
+        settle(loaded)
+    except Refused as refused:
+        _refuse(refused.problems)
+    if prune and not loaded.whole:
+        raise click.UsageError("--prune takes the whole fleet: its folder or its fleet.yaml")
+    return loaded
+
+
+def _drafted(loaded: Any, connection: Client, *, prune: bool = False, retry: bool = False) -> Any:
     from modelfleet.fleetfile.problems import Refused
     from modelfleet.fleetfile.sending import draft
 
     try:
-        return draft(connection, load(place, stage), prune=prune, retry=retry)
+        return draft(connection, loaded, prune=prune, retry=retry)
     except Refused as refused:
         _refuse(refused.problems)
 
@@ -98,8 +114,9 @@ def plan(
     PATH is a folder, a fleet.yaml or one document. Exit code: 0 nothing would change, 1 something
     would, 2 the files are wrong.
     """
+    loaded = _loaded(place, stage, prune)
     with _client(home, url) as connection:
-        made = _drafted(place, stage, prune, retry, connection)
+        made = _drafted(loaded, connection, prune=prune, retry=retry)
     if out is not None:
         out.write_text(json.dumps(made.as_json(), ensure_ascii=False, indent=1), "utf-8")
     _shown(made.plan, "json" if as_json else output)
@@ -137,13 +154,12 @@ def apply(
     from modelfleet.cli import planned
     from modelfleet.fleetfile.sending import Applying
 
+    kept = place.is_file() and place.suffix == ".json"
+    if kept and (stage or prune or retry):
+        raise click.UsageError("a plan says itself what --stage, --prune and --retry were")
+    given = _read_plan(place) if kept else _loaded(place, stage, prune)
     with _client(home, url) as connection:
-        if place.is_file() and place.suffix == ".json":
-            if stage or prune or retry:
-                raise click.UsageError("a plan says itself what --stage, --prune and --retry were")
-            made = _read_plan(place)
-        else:
-            made = _drafted(place, stage, prune, retry, connection)
+        made = given if kept else _drafted(given, connection, prune=prune, retry=retry)
         if not as_json:
             _shown(made.plan, "text")
         if made.changing and not yes:
@@ -215,8 +231,9 @@ def diff(place: Path, stage: str, home: Path | None, url: str | None, as_json: b
     """
     from modelfleet.cli import planned
 
+    loaded = _loaded(place, stage)
     with _client(home, url) as connection:
-        made = _drafted(place, stage, False, False, connection)
+        made = _drafted(loaded, connection)
     bare: dict[str, object] = {
         "steps": [],
         "affected": [],
@@ -334,9 +351,9 @@ def export(
 @click.option("--fleet", help="Only of this fleet.")
 @connected
 def applied(fleet: str | None, home: Path | None, url: str | None, as_json: bool) -> None:
-    """What was applied by files: by whom, when, from which commit."""
+    """What was applied by files: by whom, from which commit, and whether it is still so."""
     with _client(home, url) as connection:
-        show(connection.api.get("/v1/fleet/objects", name=fleet), as_json, _APPLIED)
+        show(connection.api.get("/v1/fleet/standings", name=fleet), as_json, _APPLIED)
 
 
 @click.command()

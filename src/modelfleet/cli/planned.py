@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _CAUSE = {
     "both": "drift: changed outside of files as well",
 }
 _WIDTH = 60
+_POSITION = re.compile(r"\[\d+\]")
 
 
 def text(plan: Mapping[str, Any]) -> Iterator[str]:
@@ -77,7 +79,7 @@ def _why(change: Mapping[str, Any]) -> str:
 
 def _worth(one: Mapping[str, Any]) -> bool:
     version = one["version"]
-    waits = version is not None and version["state"] not in ("same", "rollout")
+    waits = version is not None and version["state"] not in ("same", "rollout", "unmade")
     return one["action"] in ("create", "update", "delete") or bool(one["warnings"]) or waits
 
 
@@ -86,7 +88,8 @@ def _story(one: Mapping[str, Any]) -> Iterator[str]:
     version = one["version"]
     if version is not None and version["state"] != "same":
         now = version["before"] or "none"
-        yield f"version: {now} → {version['after'] or '?'} (source says {version['reference']})"
+        after = version["after"] or ("new" if version["state"] == "unmade" else "?")
+        yield f"version: {now} → {after} (source says {version['reference']})"
         if version["sentence"]:
             yield f"{version['state']}: {version['sentence']}"
     for step in one["steps"]:
@@ -130,7 +133,9 @@ def summary(plan: Mapping[str, Any]) -> str:
         more = f" {record} are recorded as they are." if record else ""
         return f"No changes: {len(actions)} documents are as the files say.{more}"
     rollouts = [
-        one for one in plan["objects"] if one["version"] and one["version"]["state"] == "rollout"
+        one
+        for one in plan["objects"]
+        if one["version"] and one["version"]["state"] in ("rollout", "unmade")
     ]
     parts = [
         f"{actions.count('create')} to create, {actions.count('update')} to update, "
@@ -164,13 +169,13 @@ def _value(kind: str, path: str, value: Any) -> str:
 def _written(kind: str, path: str, value: Any) -> Any:
     if kind != "Model":
         return value
-    parts = path.replace("[", ".[").split(".")
+    parts = re.findall(r"\[\d+\]|\[.+?\](?=$|[.\[])|[^.\[]+", path)
     document = value
     for part in reversed(parts):
-        document = [document] if part.startswith("[") else {part: document}
+        document = [document] if _POSITION.fullmatch(part) else {part: document}
     found = pretty(KINDS[kind], document)
     for part in parts:
-        found = found[0] if part.startswith("[") else found[part]
+        found = found[0] if _POSITION.fullmatch(part) else found[part]
     return found
 
 

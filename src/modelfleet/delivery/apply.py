@@ -59,6 +59,14 @@ class Done:
     version: str = ""
 
 
+def may_apply(actor: Principal, wanted: Wanted, last: FleetObject | None) -> None:
+    """Raises `NotAllowed`. What the rooms below do asks for more, as it is done."""
+    kind, name = wanted.key
+    teams = {wanted.document.metadata.owner} | ({last.owner_team} if last else set())
+    for team in sorted(teams):
+        authorize(actor, Action.REGISTER, Resource(kind.lower(), name, team))
+
+
 def carry_out(
     rooms: Rooms,
     connection: sa.Connection,
@@ -71,13 +79,11 @@ def carry_out(
     *,
     rollouts: bool,
 ) -> Done:
-    """In the caller's joint transaction. rollouts: start those that the plan asks for."""
+    """In the caller's joint transaction, for whoever `may_apply`. rollouts: start those that the
+    plan asks for."""
     kind, name = wanted.key
     owner = wanted.document.metadata.owner
     resource = Resource(kind.lower(), name, owner)
-    authorize(actor, Action.REGISTER, resource)
-    if last is not None and last.owner_team != owner:
-        authorize(actor, Action.REGISTER, Resource(kind.lower(), name, last.owner_team))
     rollout, version, resolved = None, "", dict(last.resolved) if last else {}
     if kind == "Pipeline":
         if plan.counts:
@@ -229,14 +235,12 @@ def _edges(name: str, plain: Mapping[str, Any]) -> list[Edge]:
 def _roll_out(rooms: Rooms, actor: Principal, wanted: Wanted, version: str) -> str:
     document = wanted.document
     assert isinstance(document, ModelDocument)
-    told = spec_of(document)
-    if told.spec is None:
-        raise Conflict(f"This release can't do: {', '.join(told.missing)}.")
+    spec = spec_of(document)
     name = document.metadata.name
     found = rooms.registry.get_version(actor, name, version)
     if found.status == "registered":
         rooms.registry.prepare(actor, name, version)
-    return rooms.rollouts.start(actor, wanted.place, name, version, told.spec).id
+    return rooms.rollouts.start(actor, wanted.place, name, version, spec).id
 
 
 def take_away(

@@ -6,6 +6,7 @@ default. Pure: mappings in, changes out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,5 +94,10 @@ def _under(path: Path, watched: Sequence[Path]) -> bool:
 def _text(path: Path) -> str:
     text = ""
     for part in path:
-        text += part if part.startswith("[") or not text else f".{part}"
+        if part.startswith("["):
+            text += part
+        elif re.fullmatch(r"[\w -]+", part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{part}]"
     return text

@@ -30,6 +30,8 @@ DEFAULTS: Flat = {
     ("endpoint", "sticky"): "none",
     ("endpoint", "priority"): "normal",
 }
+_USED = "uses of"
+"""what is said of a use beside that there is one; nothing of it can be observed"""
 KEPT = {
     "scale": "scaling",
     "monitor": "monitors of this document",
@@ -60,8 +62,8 @@ def file_facts(document: Mapping[str, Any]) -> Flat:
         found[("uses", one["model"])] = True
         for key in ("version", "as"):
             if key in one:
-                found[("used", one["model"], key)] = one[key]
-    return {path: value for path, value in found.items() if value not in ({}, [])}
+                found[(_USED, one["model"], key)] = one[key]
+    return {path: value for path, value in found.items() if len(path) > 1}
 
 
 def seen_facts(

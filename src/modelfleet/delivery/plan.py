@@ -22,6 +22,7 @@ from modelfleet.fleetfile.documents import KINDS, ModelDocument, PipelineDocumen
 from modelfleet.rollouts.plan import FULL, Spec, Strategy
 
 NONE, RECORD, CREATE, UPDATE, DELETE = "none", "record", "create", "update", "delete"
+UNMADE = "unmade"
 _STEERING = ("source", "rollout", "gates", "approvals")
 """sections whose change lets a version that was rolled back be tried again"""
 
@@ -36,8 +37,14 @@ class VersionMove:
     after: str
     """empty if the source means none yet"""
     state: str
-    """same, rollout (apply starts one), running, held, blocked, missing"""
+    """same, rollout (apply starts one), unmade (apply registers it first), running, held, blocked
+    or missing"""
     sentence: str = ""
+
+    @property
+    def moves(self) -> bool:
+        """Whether applying moves traffic, sooner or later."""
+        return self.state in ("rollout", UNMADE)
 
 
 @dataclass(frozen=True)
@@ -146,10 +153,13 @@ class Planner:
     def plan(self, wanted: Wanted) -> ObjectPlan:
         made = self._model(wanted) if wanted.document.kind == "Model" else self._pipeline(wanted)
         last = self.last.get(wanted.key)
-        notes = list(made.notes)
         if last is not None and last.fleet != self.fleet:
-            notes.append(f"it belongs to the fleet {last.fleet} until it is applied here")
-        made = replace(made, generation=last.generation if last else 0, notes=tuple(notes))
+            made = replace(
+                made,
+                action=UPDATE if made.action in (NONE, RECORD) else made.action,
+                steps=(f"take it over from the fleet {last.fleet}", *made.steps),
+            )
+        made = replace(made, generation=last.generation if last else 0)
         return replace(made, fingerprint=self._fingerprint(made, wanted))
 
     def _fingerprint(self, made: ObjectPlan, wanted: Wanted) -> str:
@@ -174,19 +184,19 @@ class Planner:
         warnings: list[str] = []
         notes: list[str] = []
         replicas, memory = 0, None
-        if version is not None and version.state == "rollout":
+        moving = version is not None and version.moves
+        if version is not None and moving:
             told = spec_of(document)
-            notes += told.notes
-            if told.spec is not None and version.before:
+            if version.before:
                 rate = self._rate(wanted.place)
-                samples = tuple(expected(told.spec, rate))
-                warnings += _warnings(told.spec, samples, rate, plain)
+                samples = tuple(expected(told, rate))
+                warnings += _warnings(told, samples, rate, plain)
                 replicas = self.replicas
             resources = document.serve.resources if document.serve else None
             if resources is not None and resources.memory is not None:
                 memory = resources.memory * replicas
         notes += _kept(plain)
-        counts = bool(found.changes) or (version is not None and version.state == "rollout")
+        counts = bool(found.changes) or moving
         if model is None:
             action = CREATE
         elif counts:
@@ -194,7 +204,7 @@ class Planner:
         else:
             action = RECORD if found.unrecorded else NONE
         affected: list[str] = []
-        if effects or (version is not None and version.state == "rollout"):
+        if effects or moving:
             starts = [f"model {name}", f"endpoint {wanted.place}"]
             affected = [one for start in starts for one in self.world.affected(start)]
             own = {*starts}
@@ -261,9 +271,9 @@ class Planner:
         serving = next((one for one in self.world.versions.get(name, ()) if one.id == stable), None)
         before = serving.version if serving else ""
         if target is None:
-            said = f"no version of {name} is {reference} yet"
             if source.path is not None:
-                said = f"apply registers {source.path} first"
+                return VersionMove(reference, before, "", UNMADE)
+            said = f"no version of {name} is {reference} yet"
             return VersionMove(reference, before, "", "missing", said)
         state, sentence = "rollout", ""
         if serving is not None and serving.id == target.id:
@@ -271,10 +281,6 @@ class Planner:
         rollout = self.world.rollouts.get(endpoint.id) if endpoint else None
         if rollout is not None and (rollout.active or state == "rollout"):
             state, sentence = self._beside(rollout, target, state, wanted, last)
-        if state == "rollout":
-            missing = spec_of(document).missing
-            if missing:
-                state, sentence = "blocked", f"this release can't do: {', '.join(missing)}"
         return VersionMove(reference, before, target.version, state, sentence)
 
     def _beside(
@@ -325,15 +331,18 @@ class Planner:
             steps.append("describe the model anew")
         if self.world.endpoints.get(wanted.place) is None and wanted.needs_place:
             steps.append(f"create the endpoint {wanted.place}")
-        elif any(one.path.startswith(("endpoint", "serve.timeout")) for one in effects):
+        if any(one.path.startswith(("endpoint.", "serve.timeout")) for one in effects):
             steps.append(f"set the traffic policy of {wanted.place}")
         if any(one.path.startswith(("uses", "consumers")) for one in effects):
             steps.append("declare lineage")
-        if version is not None and version.state == "rollout":
-            told = spec_of(document).spec
-            assert told is not None
+        if version is not None and version.moves:
+            told = spec_of(document)
             how = told.strategy.value if version.before else "at once, as nothing serves yet"
-            steps.append(f"roll out {version.after}: {how}{_shape(told) if version.before else ''}")
+            what = version.after
+            if version.state == UNMADE:
+                steps.append(f"register {version.reference}")
+                what = "it"
+            steps.append(f"roll out {what}: {how}{_shape(told) if version.before else ''}")
         return steps
 
     # Pipelines ---------------------------------------------------------------------------------
@@ -421,7 +430,7 @@ class Planner:
 def _shape(spec: Spec) -> str:
     """The steps in a few words."""
     parts = []
-    for step in spec.steps:
+    for step in spec.plan:
         share = step.shadow if spec.mirrored else step.weight
         parts.append(f"{'copies of ' if spec.mirrored else ''}{100 * share / FULL:g} %")
     if spec.strategy in (Strategy.CANARY, Strategy.SHADOW):
@@ -433,7 +442,7 @@ def _warnings(
     spec: Spec, samples: Sequence[Expected], rate: float, plain: Mapping[str, Any]
 ) -> list[str]:
     found = []
-    if spec.steps and rate == 0:
+    if spec.plan and rate == 0:
         found.append(
             "nobody calls the endpoint now: nothing can be proven, and it waits at its first step"
         )
@@ -449,7 +458,7 @@ def _warnings(
                 "widen the margin, or use shadow"
             )
     endpoint = plain.get("endpoint", {})
-    if spec.steps and endpoint.get("sticky", "none") != "none":
+    if spec.plan and endpoint.get("sticky", "none") != "none":
         found.append(
             "sticky: requests of one key belong together, so proofs need more of them than told"
         )

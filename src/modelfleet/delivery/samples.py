@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from modelfleet.rollouts.plan import FULL, Spec
+from modelfleet.rollouts.plan import FULL, Kind, Spec
 from modelfleet.rollouts.sequential import OneArm, TwoArm, kolmogorov_band
 
 ERROR_RATE = 0.001
@@ -21,6 +21,8 @@ _LEARNING = 1.0
 """what is lost while the judge learns the rates, in units of ln E"""
 _SIGMA = 0.5
 """spread of the logarithm of latencies, as measured by the acceptance tests"""
+_FORESEEN = frozenset({"errors", "latency", "predictions", "disagreements"})
+"""metrics whose proof can be foreseen; that of means depends on how much they scatter"""
 LONG = 7 * 86400.0
 """seconds that a proof should not take"""
 
@@ -42,36 +44,43 @@ def expected(spec: Spec, rate: float, error_rate: float | None = None) -> list[E
     """For each step and metric. rate: requests a second, of the whole endpoint."""
     found = []
     errors = ERROR_RATE if not error_rate else min(error_rate, 0.5)
-    metrics = spec.analysis.metrics(mirrored=spec.mirrored)
-    for number, step in enumerate(spec.steps):
-        weight = (step.shadow if spec.mirrored else step.weight) / FULL
+    for number, step in enumerate(spec.plan):
+        mirrored = step.shadow > 0
+        if not step.is_judged or step.kind in (Kind.APPROVE, Kind.PAUSE):
+            continue
+        metrics = spec.analysis.metrics(mirrored=mirrored)
+        weight = (step.shadow if mirrored else step.weight) / FULL
         for metric in metrics:
-            needed = _requests(spec, metric, weight, round(errors, 4), len(metrics))
+            if metric not in _FORESEEN:
+                continue
+            needed = _requests(spec, metric, weight, round(errors, 4), len(metrics), mirrored)
             takes = needed / rate if needed is not None and rate > 0 else None
             found.append(Expected(number, weight, metric, needed, takes))
     return found
 
 
-def _requests(spec: Spec, metric: str, weight: float, errors: float, metrics: int) -> float | None:
+def _requests(
+    spec: Spec, metric: str, weight: float, errors: float, metrics: int, mirrored: bool
+) -> float | None:
     """Requests to both versions until half of all rollouts have this proof."""
     told = spec.analysis
     needed = math.log(1 / told.alpha)
     if metric == "errors":
         # a shadow's requests come beside those of the stable version, not instead
-        share = weight if not spec.mirrored else weight / (1 + weight)
+        share = weight if not mirrored else weight / (1 + weight)
         return _two_arms(needed, told.errors_max_increase or 0.0, errors, errors, share)
     if metric == "latency":
         slower = 1 - told.latency_quantile
         normal = _normal_quantile(told.latency_quantile)
         ratio = told.latency_max_ratio or 1.0
         faster = _normal_tail(normal + math.log(max(ratio, 1e-9)) / _SIGMA)
-        share = weight if not spec.mirrored else weight / (1 + weight)
+        share = weight if not mirrored else weight / (1 + weight)
         return _two_arms(needed, 0.0, slower, faster, share)
     if metric == "disagreements":
         limit = told.disagreements_max or 0.0
         gain = _one_arm(limit)
         return None if gain <= 0 else (needed + _LEARNING) / gain / max(weight, 1e-9)
-    alpha = told.alpha / (metrics * max(1, len(spec.steps)))
+    alpha = told.alpha / (metrics * max(1, len(spec.plan)))
     return _distribution(told.predictions_max_distance or 0.0, alpha, weight)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -12,13 +12,14 @@ import sqlalchemy as sa
 
 from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.clock import now_us
-from modelfleet.core.errors import Conflict, FleetError, InvalidInput
+from modelfleet.core.errors import Conflict, FleetError, InvalidInput, NotAllowed
 from modelfleet.core.ids import new_id
 from modelfleet.delivery import objects
-from modelfleet.delivery.apply import Rooms, Signed, carry_out, take_away
+from modelfleet.delivery.apply import Rooms, Signed, carry_out, may_apply, take_away
 from modelfleet.delivery.export import exported
 from modelfleet.delivery.objects import FleetObject, Key
 from modelfleet.delivery.plan import (
+    CREATE,
     DELETE,
     NONE,
     ObjectPlan,
@@ -72,6 +73,16 @@ class Result:
     version: str = ""
     status: int = 0
     """of the error, as HTTP has it; 0 if there is none"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where an object stands against its last-applied document."""
+
+    object: FleetObject
+    state: str
+    """ok, drift, stepping, rolled_back, waiting or unreadable"""
+    sentence: str = ""
 
 
 class FleetFileService:
@@ -235,9 +246,12 @@ class FleetFileService:
         """Each object in a transaction of its own; one that can't be doesn't keep others back.
 
         Applying again does what is left. An object whose plan is not what was shown (its
-        `fingerprint`) is a conflict, which names who applied what meanwhile.
+        `fingerprint`) is a conflict, which names who applied what meanwhile. Raises `NotAllowed`
+        if the caller may do nothing of it.
         """
-        return [self._one(actor, signed, order, rollouts=rollouts, retry=retry) for order in orders]
+        return _unless_forbidden(
+            [self._one(actor, signed, order, rollouts=rollouts, retry=retry) for order in orders]
+        )
 
     def _one(
         self, actor: Principal, signed: Signed, order: Order, *, rollouts: bool, retry: bool
@@ -275,6 +289,7 @@ class FleetFileService:
         kind, name = wanted.key
         last = objects.find(connection, [wanted.key])
         before = last.get(wanted.key)
+        may_apply(actor, wanted, before)
         world = self._look(connection, [wanted], [before] if before else [], lineage=False)
         self._refuse_unseen(actor, world, [wanted], last)
         planner = Planner(world, last, signed.fleet, self._replicas, retry=retry)
@@ -290,8 +305,6 @@ class FleetFileService:
             ):
                 return Result(kind, name, "unchanged", generation=before.generation)
             raise _stale(wanted, before, plan)
-        if before is not None and before.fleet != signed.fleet:
-            plan = replace(plan, action="record" if plan.action == NONE else plan.action)
         if plan.action == NONE:
             move = plan.version
             blocked = move.sentence if move and move.state in ("held", "blocked", "missing") else ""
@@ -343,7 +356,7 @@ class FleetFileService:
                 results.append(
                     Result(*key, outcome, error.message, error.hint, status=error.status)
                 )
-        return results
+        return _unless_forbidden(results)
 
     # Reading -----------------------------------------------------------------------------------
 
@@ -353,15 +366,64 @@ class FleetFileService:
             found = objects.find(connection, fleet=fleet)
         return [one for one in found.values() if actor.may(Action.READ, one.owner_team)]
 
+    def standings(self, actor: Principal, fleet: str | None = None) -> list[Standing]:
+        """What was applied, and whether it is still so: no files are needed for that."""
+        known = self.applied(actor, fleet)
+        wanted = {(one.kind, one.name): _readable(one) for one in known}
+        typed = [one for one in wanted.values() if one is not None]
+        with self._rooms.database.read() as connection:
+            world = self._look(connection, typed, ())
+        last = {(one.kind, one.name): one for one in known}
+        found = []
+        for one in known:
+            document = wanted[(one.kind, one.name)]
+            if document is None:
+                found.append(
+                    Standing(one, "unreadable", "an earlier release wrote it: apply again")
+                )
+                continue
+            plan = Planner(world, last, one.fleet, self._replicas).plan(document)
+            found.append(_standing(one, plan))
+        return found
+
     def export(self, actor: Principal, names: Collection[str] = ()) -> list[dict[str, Any]]:
         """Documents of what is there now, applied by files or not."""
         return exported(self._rooms, actor, names)
+
+
+def _readable(one: FleetObject) -> Wanted | None:
+    try:
+        return read(dict(one.document))
+    except InvalidInput:
+        return None
+
+
+def _standing(one: FleetObject, plan: ObjectPlan) -> Standing:
+    drift = [change.path for change in plan.changes if not change.recorded_only]
+    if drift or plan.action == CREATE:
+        said = ", ".join(drift[:5]) or "it is gone"
+        return Standing(one, "drift", f"changed outside of files: {said}")
+    move = plan.version
+    if move is not None and move.state not in ("same", "missing"):
+        said = move.sentence or f"serves {move.before or 'nothing'}, source means {move.after}"
+        state = {"running": "stepping", "held": "rolled_back"}.get(move.state, "waiting")
+        return Standing(one, state, said)
+    if move is not None and move.state == "missing":
+        return Standing(one, "waiting", move.sentence)
+    return Standing(one, "ok")
 
 
 class Stale(Conflict):
     """The plan is not what it was when it was shown."""
 
     slug = "stale-plan"
+
+
+def _unless_forbidden(results: list[Result]) -> list[Result]:
+    """Raises `NotAllowed` if the caller may do nothing of all this."""
+    if results and all(one.status == NotAllowed.status for one in results):
+        raise NotAllowed(results[0].message, hint=results[0].hint)
+    return results
 
 
 def _stale(wanted: Wanted, before: FleetObject | None, plan: ObjectPlan) -> Stale:

@@ -2,131 +2,214 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 from modelfleet.core.errors import InvalidInput
+from modelfleet.fleetfile import sections
 from modelfleet.fleetfile.documents import ModelDocument
-from modelfleet.fleetfile.sections import Analysis as AnalysisSection
-from modelfleet.fleetfile.sections import Rollout, Step
-from modelfleet.rollouts import analysis
-from modelfleet.rollouts.plan import FULL, Spec, Strategy
+from modelfleet.fleetfile.gates import local_files, parse
+from modelfleet.rollouts.analysis import Analysis
+from modelfleet.rollouts.plan import (
+    FULL,
+    Approve,
+    ArmSpec,
+    Bandit,
+    Limits,
+    Preview,
+    Spec,
+    Step,
+    Strategy,
+)
+from modelfleet.rollouts.windows import Window
+from modelfleet.serving.traffic import Sticky
 
-_JUDGED = ("errors", "latency", "predictions", "disagreements")
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """`spec` is None if this release can't do what the document asks for; `missing` says what."""
-
-    spec: Spec | None
-    missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def spec_of(document: ModelDocument) -> Wanted:
+def spec_of(document: ModelDocument) -> Spec:
     """How the endpoint moves to another version. Raises `InvalidInput` for what can't be."""
-    told = document.rollout or Rollout()
-    missing = list(_missing(document, told))
-    strategy = told.strategy or ("canary" if told.steps is None else _guessed(told.steps))
-    steps = told.steps or ()
-    weights = [one for one in steps if one.weight is not None and one.weight < 1]
-    shadows = [one for one in steps if one.shadow is not None]
-    if shadows and weights:
-        missing.append("shadow steps before weights")
-    if len(shadows) > 1:
-        missing.append("more than one shadow step")
-    if missing:
-        return Wanted(None, tuple(dict.fromkeys(missing)))
-    notes: list[str] = []
-    default = Spec()
-    timed = [one for one in (*shadows, *weights) if one.for_ is not None]
-    lasts = {one.for_ for one in timed if one.for_ is not None}
-    if len(lasts) > 1:
-        notes.append(f"every step lasts at least as long as the longest, {max(lasts):g} s")
-    bakes = [one.bake for one in steps if one.bake is not None]
-    bake = next((one for one in (*bakes, told.bake) if one is not None), default.bake_seconds)
+    told, default = document.rollout or sections.Rollout(), Spec()
+    steps, strategy = _steps(document, told), _strategy(told)
     inconclusive = told.on_inconclusive
-    if inconclusive is not None and inconclusive.do == "ask":
-        notes.append("`ask` holds the rollout until somebody steers it")
-    spec = Spec(
-        strategy=Strategy(strategy),
-        weights=tuple(_points(one.weight) for one in weights) or default.weights,
-        step_seconds=max(lasts, default=default.step_seconds),
+    bakes = [one.bake for one in told.steps or () if one.bake is not None]
+    bake = next((one for one in (*bakes, told.bake) if one is not None), default.bake_seconds)
+    patience = inconclusive.after if inconclusive else default.inconclusive_after_seconds
+    return Spec(
+        strategy=strategy,
         bake_seconds=bake,
-        shadow_fraction=_points(shadows[0].shadow) if shadows else FULL,
-        analysis=_analysis(told.analysis or AnalysisSection()),
+        analysis=_analysis(told.analysis or sections.Analysis()),
         on_fail=told.on_fail or default.on_fail,
-        on_inconclusive="rollback" if inconclusive and inconclusive.do == "rollback" else "hold",
-        inconclusive_after_seconds=(
-            inconclusive.after if inconclusive else default.inconclusive_after_seconds
-        ),
+        on_inconclusive=inconclusive.do if inconclusive else default.on_inconclusive,
+        inconclusive_after_seconds=patience,
+        steps=steps,
+        arms=tuple(_arm(one) for one in told.arms or ()),
+        on_end=told.on_end or default.on_end,
+        bandit=_bandit(told),
+        limits=_limits(told.limits),
+        sticky=_sticky(told.sticky),
+        not_before=told.not_before or "",
+        windows=tuple(_window(one) for one in told.windows or ()),
+        freeze=tuple(_window(one) for one in told.freeze or ()),
+        gates=gates_of(document),
     )
-    if document.gates:
-        notes.append("gates are kept with the document; rollouts don't wait for them yet")
-    return Wanted(spec, (), tuple(notes))
 
 
-def _points(fraction: float | None) -> int:
-    points = round((fraction or 0.0) * FULL)
+def gates_of(document: ModelDocument) -> tuple[Mapping[str, object], ...]:
+    """The entries, with the digests of the local files that they name."""
+    files = document.files or {}
+    found = []
+    for entry in document.gates or ():
+        kind, spec = parse(entry.model_dump(mode="json", by_alias=True, exclude_unset=True))
+        told: dict[str, Any] = spec.model_dump(mode="json", exclude_unset=True)
+        for field, name in local_files(spec).items():
+            if name in files:
+                told[field] = f"{name}@sha256:{files[name].digest}"
+        found.append({kind: told})
+    return tuple(found)
+
+
+def _strategy(told: sections.Rollout) -> Strategy:
+    """One that was not named is what its steps do."""
+    if told.strategy in ("ab", "bandit") or told.arms:
+        return Strategy.AB
+    if told.strategy is not None:
+        return Strategy(told.strategy)
+    if told.steps is None:
+        return Strategy.CANARY
+    kinds = {name for one in told.steps for name in ("weight", "shadow") if _has(one, name)}
+    if "weight" in kinds:
+        return Strategy.CANARY
+    return Strategy.SHADOW if "shadow" in kinds else Strategy.BLUE_GREEN
+
+
+def _has(step: sections.Step, name: str) -> bool:
+    value = getattr(step, name)
+    return value is not None and value < 1 if name == "weight" else value is not None
+
+
+def _steps(document: ModelDocument, told: sections.Rollout) -> tuple[Step, ...]:
+    """The steps of the document; `approvals` is one before any of them."""
+    found = [_step(one) for one in told.steps or ()]
+    if document.approvals is not None:
+        if not found:
+            found = _usual(told)
+        found.insert(0, Step(approve=_approve(document.approvals)))
+    return tuple(found)
+
+
+def _usual(told: sections.Rollout) -> list[Step]:
+    """Those of the strategy, written out."""
+    return list(Spec(strategy=_strategy(told)).plan) if not told.arms else []
+
+
+def _step(one: sections.Step) -> Step:
+    seconds = one.for_ or 0.0
+    if one.weight is not None:
+        full = one.weight >= 1
+        return Step(weight=_points(one.weight), seconds=one.bake or seconds if full else seconds)
+    if one.shadow is not None:
+        return Step(shadow=_points(one.shadow), seconds=seconds)
+    if one.preview is not None:
+        return Step(preview=_preview(one.preview), seconds=seconds)
+    if one.approve is not None:
+        return Step(approve=_approve(one.approve), seconds=seconds)
+    return Step(pause=True, seconds=seconds)
+
+
+def _preview(told: sections.Preview) -> Preview:
+    return Preview(
+        header=told.header or "",
+        equals=told.equals or "",
+        prefix=told.prefix or "",
+        caller=told.caller or "",
+        team=told.team or "",
+    )
+
+
+def _approve(told: sections.Approve) -> Approve:
+    default = Approve()
+    expires = default.expires_seconds if told.expires is None else told.expires
+    return Approve(told.role, told.quorum, expires)
+
+
+def _arm(told: sections.Arm) -> ArmSpec:
+    rules = tuple(_preview(one) for one in told.rules or ())
+    return ArmSpec(told.version, _points(told.weight), rules)
+
+
+def _bandit(told: sections.Rollout) -> Bandit | None:
+    if told.bandit is None and told.strategy != "bandit":
+        return None
+    one = told.bandit or sections.Bandit()
+    floor = round(one.floor * FULL)
+    return Bandit(one.reward, one.every, floor, one.stop, one.seed)
+
+
+def _limits(told: sections.AbsoluteLimits | None) -> Limits:
+    if told is None:
+        return Limits()
+    return Limits(told.errors, None if told.latency is None else 1000 * told.latency)
+
+
+def _sticky(told: str | None) -> Sticky | None:
+    if told is None or told == "none":
+        return None
+    by, _, name = told.partition(":")
+    return Sticky(by, name)  # type: ignore[arg-type]
+
+
+def _window(told: sections.Freeze) -> Window:
+    return Window(
+        cron=told.cron or "",
+        seconds=told.lasts or 0.0,
+        begins=told.from_ or "",
+        ends=told.to or "",
+        zone=told.zone,
+        reason=told.reason,
+    )
+
+
+def _points(fraction: float) -> int:
+    points = round(fraction * FULL)
     if not 0 < points <= FULL:
         raise InvalidInput(f"A share of {fraction:%} is less than a basis point.")
     return points
 
 
-def _guessed(steps: Sequence[Step]) -> str:
-    """A strategy that was not named: what its steps do."""
-    if any(one.weight is not None and one.weight < 1 for one in steps):
-        return "canary"
-    return "shadow" if any(one.shadow is not None for one in steps) else "blue-green"
+def _analysis(told: sections.Analysis) -> Analysis:
+    """What is said of a metric replaces the default; `without` takes one away."""
+    given: dict[str, Any] = {}
+    if told.alpha is not None:
+        given["alpha"] = told.alpha
+    if told.errors is not None:
+        given["errors_max_increase"] = told.errors.max_increase
+    if told.latency is not None:
+        given["latency_max_ratio"] = told.latency.max_ratio
+        given["latency_quantile"] = float(told.latency.quantile[1:]) / 100
+        given["latency_floor_ms"] = 1000 * told.latency.floor
+    if told.predictions is not None:
+        given["predictions_max_distance"] = told.predictions.max_distance
+    if told.scores is not None:
+        given["scores_max_change"] = told.scores.max_change
+    if told.disagreements is not None:
+        given["disagreements_max"] = told.disagreements.max
+    if told.differences is not None:
+        given["differences_max"] = told.differences.max
+    if told.labels is not None:
+        given["outcomes"] = told.labels.metric
+        given["outcomes_max_increase"] = told.labels.noninferior
+        given["outcomes_delay_seconds"] = told.labels.delay
+        given["outcomes_required"] = told.labels.required
+    for name in ("min_samples", "hard_errors"):
+        if (value := getattr(told, name)) is not None:
+            given[name] = value
+    for name in told.without or ():
+        given[_LIMITS[name]] = None
+    return Analysis(**given)
 
 
-def _missing(document: ModelDocument, told: Rollout) -> list[str]:
-    """What this release would leave out, and had better not."""
-    found = []
-    for name in ("approve", "preview", "pause"):
-        if any(getattr(one, name) is not None for one in told.steps or ()):
-            found.append(f"steps of the kind {name}")
-    if document.approvals is not None:
-        found.append("approvals")
-    if told.arms or told.strategy in ("ab", "bandit"):
-        found.append("several arms")
-    if told.freeze:
-        found.append("freeze windows of a model")
-    if told.sticky is not None:
-        found.append("sticky assignment by a rollout (endpoint.sticky works)")
-    if told.on_fail == "alert":
-        found.append("on_fail: alert")
-    if told.analysis is not None and told.analysis.labels is not None:
-        found.append("analysis.labels")
-    return found
-
-
-def _analysis(told: AnalysisSection) -> analysis.Analysis:
-    default = analysis.Analysis()
-    without = told.without or ()
-    limits: dict[str, float | None] = {
-        "errors": told.errors.max_increase if told.errors else default.errors_max_increase,
-        "latency": told.latency.max_ratio if told.latency else default.latency_max_ratio,
-        "predictions": (
-            told.predictions.max_distance if told.predictions else default.predictions_max_distance
-        ),
-        "disagreements": told.disagreements.max
-        if told.disagreements
-        else default.disagreements_max,
-    }
-    errors, latency, predictions, disagreements = (
-        None if name in without else limits[name] for name in _JUDGED
-    )
-    quantile = float(told.latency.quantile[1:]) / 100 if told.latency else default.latency_quantile
-    floor = told.latency.floor * 1000 if told.latency else default.latency_floor_ms
-    return analysis.Analysis(
-        alpha=told.alpha if told.alpha is not None else default.alpha,
-        errors_max_increase=errors,
-        latency_max_ratio=latency,
-        latency_quantile=quantile,
-        latency_floor_ms=floor,
-        predictions_max_distance=predictions,
-        disagreements_max=disagreements,
-        min_samples=told.min_samples if told.min_samples is not None else default.min_samples,
-    )
+_LIMITS = {
+    "errors": "errors_max_increase",
+    "latency": "latency_max_ratio",
+    "predictions": "predictions_max_distance",
+    "disagreements": "disagreements_max",
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,7 +27,6 @@ SOURCE_TAG = "modelfleet.source"
 """of a version that was registered from files: the digest of these"""
 _FEW = 20
 """names that are asked for one by one"""
-_CHUNK = 500
 _ENDED = [state.value for state in ENDED]
 
 
@@ -167,58 +167,79 @@ def _pipelines(connection: sa.Connection, names: Collection[str]) -> dict[str, P
     return {row.pipeline.name: row.pipeline for row in rows if row.pipeline.name in set(names)}
 
 
+@cache
+def _version_query() -> sa.Select[Any]:
+    """Made once, as are the others: building a statement costs more than running it."""
+    tag, version = version_tag, model_version
+    tagged = sa.and_(tag.c.version_id == version.c.id, tag.c.key == SOURCE_TAG)
+    columns = (
+        model.c.name,
+        version.c.id,
+        version.c.number,
+        version.c.sequence,
+        version.c.semver,
+        version.c.semver_sort_key,
+        version.c.status,
+        version.c.stage,
+        version.c.lifecycle,
+        version.c.bundle_digest,
+        tag.c.value,
+    )
+    return (
+        sa.select(*columns)
+        .join(model, model.c.id == version.c.model_id)
+        .join(tag, tagged, isouter=True)
+        .where(version.c.model_id.in_(sa.bindparam("ids", expanding=True)))
+        .order_by(version.c.number.desc())
+    )
+
+
 def _versions(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[VersionRow]]:
     found: dict[str, list[VersionRow]] = defaultdict(list)
-    tagged = sa.and_(
-        version_tag.c.version_id == model_version.c.id, version_tag.c.key == SOURCE_TAG
-    )
     for chunk in registry_store.chunks(ids):
-        query = (
-            sa.select(
-                model.c.name,
-                model_version.c.id,
-                model_version.c.number,
-                model_version.c.sequence,
-                model_version.c.semver,
-                model_version.c.semver_sort_key,
-                model_version.c.status,
-                model_version.c.stage,
-                model_version.c.lifecycle,
-                model_version.c.bundle_digest,
-                version_tag.c.value,
-            )
-            .join(model, model.c.id == model_version.c.model_id)
-            .join(version_tag, tagged, isouter=True)
-            .where(model_version.c.model_id.in_(chunk))
-            .order_by(model_version.c.number.desc())
-        )
-        for row in connection.execute(query):
+        for row in connection.execute(_version_query(), {"ids": list(chunk)}):
             values: tuple[Any, ...] = tuple(row)
             own = VersionRow(*values[1:-2], *(one or "" for one in values[-2:]))
             found[values[0]].append(own)
     return found
 
 
+@cache
+def _rollout_query() -> sa.Select[Any]:
+    table = rollout_store.rollout
+    newest = (
+        sa.select(table.c.endpoint_id, sa.func.max(table.c.started_at).label("at"))
+        .where(table.c.endpoint_id.in_(sa.bindparam("ids", expanding=True)))
+        .group_by(table.c.endpoint_id)
+        .subquery()
+    )
+    same = sa.and_(table.c.endpoint_id == newest.c.endpoint_id, table.c.started_at == newest.c.at)
+    columns = (
+        table.c.id,
+        table.c.endpoint_id,
+        table.c.to_version_id,
+        table.c.state,
+        table.c.sentence,
+        table.c.actor,
+        table.c.started_at,
+    )
+    return sa.select(*columns).join(newest, same).order_by(table.c.id)
+
+
 def _rollouts(connection: sa.Connection, endpoint_ids: Sequence[str]) -> dict[str, RolloutRow]:
     """The newest of each endpoint."""
-    table = rollout_store.rollout
     found = {}
-    for start in range(0, len(endpoint_ids), _CHUNK):
-        own = table.c.endpoint_id.in_(endpoint_ids[start : start + _CHUNK])
-        newest = (
-            sa.select(table.c.endpoint_id, sa.func.max(table.c.started_at).label("at"))
-            .where(own)
-            .group_by(table.c.endpoint_id)
-            .subquery()
-        )
-        same = sa.and_(
-            table.c.endpoint_id == newest.c.endpoint_id, table.c.started_at == newest.c.at
-        )
-        for r in connection.execute(sa.select(table).join(newest, same).order_by(table.c.id)):
-            found[r.endpoint_id] = RolloutRow(
-                r.id, r.endpoint_id, r.to_version_id, r.state, r.sentence, r.actor,
-                iso(r.started_at),
-            )  # fmt: skip
+    for chunk in registry_store.chunks(endpoint_ids):
+        for row in connection.execute(_rollout_query(), {"ids": list(chunk)}):
+            found[row.endpoint_id] = RolloutRow(
+                row.id,
+                row.endpoint_id,
+                row.to_version_id,
+                row.state,
+                row.sentence,
+                row.actor,
+                iso(row.started_at),
+            )
     return found
 
 

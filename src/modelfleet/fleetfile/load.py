@@ -56,6 +56,8 @@ class Loaded:
     objects: tuple[Object, ...]
     files: int
     stages: tuple[str, ...] = ()
+    whole: bool = True
+    """all documents of the fleet, not only some"""
 
 
 def plain(document: BaseModel) -> dict[str, Any]:
@@ -65,8 +67,9 @@ def plain(document: BaseModel) -> dict[str, Any]:
 
 
 def load(place: Path, stage: str = "") -> Loaded:
-    """The fleet at `place`: its folder, its fleet.yaml, or one document alone.
+    """The fleet at `place`: its folder, its fleet.yaml, a folder below it, or one document.
 
+    The fleet.yaml is the nearest one, here or above.
     Raises `Refused` with all problems of all files.
     """
     reader = _Reader(stage)
@@ -74,6 +77,19 @@ def load(place: Path, stage: str = "") -> Loaded:
     if reader.problems:
         raise Refused(reader.problems)
     return found
+
+
+def _fleet_file(place: Path) -> Path:
+    """The nearest one; where it would be if there is none."""
+    here = place.resolve() if place.is_dir() else place.resolve().parent
+    if place.name == FLEET_FILE and place.is_file():
+        return place.absolute()
+    for folder in (here, *here.parents):
+        if (folder / FLEET_FILE).is_file():
+            return folder / FLEET_FILE
+        if (folder / ".git").exists():
+            break
+    return here / FLEET_FILE
 
 
 @dataclass
@@ -86,20 +102,20 @@ class _Reader:
     def read(self, place: Path) -> Loaded:
         if not place.exists():
             raise Refused([Problem(Place(str(place)), "", "there is no such file or folder")])
-        fleet_file = place / FLEET_FILE if place.is_dir() else place
-        self.root = (fleet_file.parent if fleet_file.name == FLEET_FILE else place.parent).resolve()
-        if place.is_dir():
-            self.root = place.resolve()
+        fleet_file = _fleet_file(place)
+        self.root = fleet_file.parent.resolve()
         fleet, fleet_node = self._fleet(fleet_file)
-        if fleet_file.name != FLEET_FILE and not place.is_dir():
-            paths = [place]
-        else:
-            paths = sorted(
-                self._matching(
-                    fleet.include if fleet else FleetDocument.model_fields["include"].default
-                )
-            )
+        include = fleet.include if fleet else FleetDocument.model_fields["include"].default
+        whole = place.resolve() in (self.root, fleet_file.resolve())
+        paths = [place]
+        if whole or place.is_dir():
+            below = self.root if whole else place.resolve()
+            paths = [path for path in self._matching(include) if path.is_relative_to(below)]
+        paths.sort()
         bodies = [one for path in paths for one in self._bodies(path)]
+        if not bodies and not self.problems:
+            where = Problem(Place(str(place)), "", f"there is no document ({', '.join(include)})")
+            raise Refused([where])
         name = fleet.metadata.name if fleet else "default"
         stages = self._known_stages(fleet, bodies)
         if self.stage and self.stage not in stages:
@@ -113,7 +129,9 @@ class _Reader:
         objects = [one for body in bodies if (one := self._object(body, fleet_node)) is not None]
         kept = [one for one in objects if not self._excluded(one.name, fleet)]
         self.problems += check.together(kept)
-        return Loaded(name, self.stage, self.root, tuple(kept), self.files, tuple(sorted(stages)))
+        return Loaded(
+            name, self.stage, self.root, tuple(kept), self.files, tuple(sorted(stages)), whole
+        )
 
     def _fleet(self, path: Path) -> tuple[FleetDocument | None, Node | None]:
         if path.name != FLEET_FILE or not path.exists():

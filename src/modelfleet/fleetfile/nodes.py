@@ -234,7 +234,6 @@ class _Reader:
             return
         if name in here.node.value:
             first = here.node.keys[name]
-            here.key = None
             self._say(key.place, f"{name} stands here twice", f"first in line {first.line}")
             return
         here.node.value[name] = node

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from modelfleet.fleetfile import gates
-from modelfleet.fleetfile.units import Duration, Fraction, Ratio, Size
+from modelfleet.fleetfile.units import Duration, Fraction, Ratio, Size, fraction
 
 
 def _boolean(value: object) -> object:
@@ -270,6 +270,8 @@ class Preview(Section):
 
     header: str | None = None
     equals: str | None = None
+    prefix: str | None = None
+    """instead of `equals`: how the header's value begins"""
     caller: str | None = None
     team: str | None = None
 
@@ -277,8 +279,9 @@ class Preview(Section):
     def _one(self) -> Preview:
         if sum(one is not None for one in (self.header, self.caller, self.team)) != 1:
             raise ValueError("a preview is for one of header, caller and team")
-        if (self.header is None) != (self.equals is None):
-            raise ValueError("header and equals belong together")
+        values = (self.equals, self.prefix)
+        if sum(one is not None for one in values) != (self.header is not None):
+            raise ValueError("a header has one of equals and prefix")
         return self
 
 
@@ -314,6 +317,8 @@ class Arm(Section):
 
     version: str
     weight: Fraction
+    rules: tuple[Preview, ...] | None = None
+    """requests that reach it whatever the weights"""
 
 
 class Bandit(Section):
@@ -351,11 +356,32 @@ class DisagreementLimit(Section):
     """share of mirrored requests whose answers may differ"""
 
 
+class ChangeLimit(Section):
+    max_change: Annotated[Number, Field(ge=0)]
+    """of the mean score, either way"""
+
+
+class DifferenceLimit(Section):
+    max: Annotated[Number, Field(ge=0)]
+    """mean absolute difference of the scores of mirrored requests"""
+
+
 class LabelLimit(Section):
-    metric: str
-    noninferior: Annotated[Number, Field(ge=0)] = 0.0
+    metric: Literal["error_rate", "precision", "recall", "absolute_error"]
+    noninferior: Annotated[Number, BeforeValidator(fraction), Field(ge=0)] = 0.01
+    """how much worse is still fine: a share (`1pp`), or in units of the error"""
     delay: Duration
-    """how old a prediction is before its outcome counts"""
+    """how old a prediction is before its label counts"""
+    required: Bool = True
+    """false: harm counts, even while the new version bakes, but no proof is waited for"""
+
+
+class AbsoluteLimits(Section):
+    """What the new version must keep whether or not another runs beside it."""
+
+    errors: Fraction | None = None
+    latency: Duration | None = None
+    """at the quantile of the analysis"""
 
 
 Metric = Literal["errors", "latency", "predictions", "disagreements"]
@@ -368,11 +394,15 @@ class Analysis(Section):
     errors: ErrorLimit | None = None
     latency: LatencyLimit | None = None
     predictions: DistanceLimit | None = None
+    scores: ChangeLimit | None = None
     disagreements: DisagreementLimit | None = None
+    differences: DifferenceLimit | None = None
     labels: LabelLimit | None = None
     without: tuple[Metric, ...] | None = None
     """metrics that are not judged"""
     min_samples: Annotated[Int, Field(ge=0)] | None = None
+    hard_errors: Annotated[Fraction, Field(gt=0)] | None = None
+    """share of failed requests that acts at once"""
 
 
 class Freeze(Section):
@@ -382,6 +412,8 @@ class Freeze(Section):
     lasts: Duration | None = None
     from_: str | None = Field(None, alias="from")
     to: str | None = None
+    zone: str = "UTC"
+    """of the cron expression"""
     reason: str = ""
 
     @model_validator(mode="after")
@@ -408,7 +440,15 @@ class Rollout(Section):
     arms: tuple[Arm, ...] | None = None
     bandit: Bandit | None = None
     analysis: Analysis | None = None
+    limits: AbsoluteLimits | None = None
+    not_before: str | None = None
+    """a time with a zone: 2027-01-31T08:00:00Z"""
+    windows: tuple[Freeze, ...] | None = None
+    """in which it may start and advance; none is always"""
     freeze: tuple[Freeze, ...] | None = None
+    """in which it may not"""
+    on_end: Literal["promote", "keep"] | None = None
+    """of several arms: promote the best one, or keep the stable version"""
     on_fail: Literal["rollback", "freeze", "alert"] | None = None
     on_inconclusive: Inconclusive | None = None
     bake: Duration | None = None

@@ -210,7 +210,7 @@ class Applying:
         for one in self.draft.objects:
             version, key = one["version"], _of(one)
             source = self.draft.documents.get(key, {}).get("source", {})
-            missing = version is not None and version["state"] == "missing"
+            missing = version is not None and version["state"] == "unmade"
             settled = key in fine or one["action"] == "none"
             if missing and settled and source.get("path") is not None:
                 tell(f"registers {source['path']} as {one['name']}")

@@ -31,7 +31,8 @@ def validate(kind: type[_T], node: Node) -> tuple[_T | None, list[Problem]]:
     try:
         return kind.model_validate(node.plain), []
     except ValidationError as error:
-        return None, [_problem(kind, node, one) for one in error.errors(include_url=False)]
+        found = [_problem(kind, node, one) for one in error.errors(include_url=False)]
+        return None, _without_echoes(found)
     except RecursionError:
         return None, [Problem(node.place, "", "this is nested too deep")]
 
@@ -72,6 +73,17 @@ def _problem(kind: type[BaseModel], node: Node, error: Any) -> Problem:
     if code == "string_pattern_mismatch":
         message = f"{given!r} is not written like {error['ctx']['pattern']}"
     return Problem(place, written(path), message)
+
+
+def _without_echoes(problems: list[Problem]) -> list[Problem]:
+    """A key that is missing because it is misspelt is told once."""
+    slips = set()
+    for one in problems:
+        if one.hint.startswith("did you mean "):
+            above = one.path.rpartition(".")[0]
+            meant = one.hint.removeprefix("did you mean ").removesuffix("?")
+            slips.add(f"{above}.{meant}" if above else meant)
+    return [one for one in problems if not (one.message.endswith("missing") and one.path in slips)]
 
 
 def _clean(loc: Sequence[str | int], node: Node) -> Path:

@@ -109,21 +109,7 @@ def models(
     order: Sequence[sa.ColumnElement[object]] = (),
 ) -> list[Model]:
     """Models that meet `condition` (on the table model), by name unless `order` says otherwise."""
-    own = model_version.alias("own")
-    counted = (
-        sa.select(sa.func.count())
-        .select_from(own)
-        .where(own.c.model_id == model.c.id)
-        .correlate(model)
-        .scalar_subquery()
-    )
-    query = (
-        sa.select(model, model_version.c.semver, counted.label("versions"))
-        .join(model_version, model_version.c.id == model.c.latest_version_id, isouter=True)
-        .where(condition)
-        .order_by(*(order or (model.c.name,)))
-        .offset(offset)
-    )
+    query = _models().where(condition).order_by(*(order or (model.c.name,))).offset(offset)
     rows = connection.execute(query.limit(limit) if limit is not None else query).all()
     ids = [r.id for r in rows]
     tags = tags_of(connection, model_tag, ids)
@@ -155,6 +141,22 @@ def models(
         )
         for r in rows
     ]
+
+
+@cache
+def _models() -> sa.Select[Any]:
+    """Made once: building a statement costs more than running it."""
+    own = model_version.alias("own")
+    counted = (
+        sa.select(sa.func.count())
+        .select_from(own)
+        .where(own.c.model_id == model.c.id)
+        .correlate(model)
+        .scalar_subquery()
+    )
+    return sa.select(model, model_version.c.semver, counted.label("versions")).join(
+        model_version, model_version.c.id == model.c.latest_version_id, isouter=True
+    )
 
 
 def chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:

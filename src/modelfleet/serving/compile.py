@@ -129,7 +129,7 @@ class Converters:
             env={
                 "PATH": os.environ.get("PATH", ""),
                 "PYTHONPATH": str(self._worker_package),
-                "PYTHONSAFEPATH": "1",
+                "PYTHONSAFEPATH": "1",  # nothing that lies in the working folder is a module
                 "OMP_NUM_THREADS": "1",
                 "MKL_NUM_THREADS": "1",
             }

@@ -17,7 +17,6 @@ from modelfleet.delivery.training.plan import Plan
 from modelfleet.delivery.training.service import Destination
 from modelfleet.fleetfile.documents import ModelDocument
 from modelfleet.fleetfile.sections import Train
-from modelfleet.rollouts.plan import Spec
 
 
 class DocumentPlans:
@@ -54,7 +53,7 @@ class DocumentPlans:
             raise NotFound(f"The document of {model} is gone.")
         document = ModelDocument.model_validate(found["Model", model].document)
         endpoint = (document.endpoint and document.endpoint.name) or model
-        return Destination(endpoint, spec_of(document).spec or Spec())
+        return Destination(endpoint, spec_of(document))
 
 
 def _plan(one: FleetObject) -> Plan | None:
