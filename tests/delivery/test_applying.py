@@ -98,7 +98,8 @@ def test_a_document_becomes_a_model_an_endpoint_and_a_rollout_and_then_nothing(
     assert rolled.rollout is not None
     started = fleet.rollouts.get(ADMIN, rolled.rollout).rollout
     assert started.to_version == "1.0.0"
-    assert (started.spec.weights, started.spec.bake_seconds) == ((500,), 3600.0)
+    assert [step.weight for step in started.spec.plan] == [500]
+    assert started.spec.bake == 3600.0
     again = one(fleet, RICH)
     assert (again.action, again.version.state) == ("none", "running")
     [found] = fleet.files.applied(ADMIN)
@@ -230,7 +231,7 @@ def test_a_version_that_was_rolled_back_is_not_tried_again_by_itself(
     [result] = apply(fleet, doc)
     fleet.rollouts.abort(ADMIN, result.rollout)
     fleet.rollouts.advance({})
-    assert fleet.rollouts.get(ADMIN, result.rollout).rollout.state == "rolled_back"
+    assert fleet.rollouts.get(ADMIN, result.rollout).rollout.state == "cancelled"
     found = one(fleet, doc)
     assert (found.action, found.version.state) == ("none", "held")
     assert "--retry" in found.version.sentence
@@ -286,16 +287,64 @@ def test_circles_through_what_was_applied_before_are_found(fleet: Fleet) -> None
     assert "circle" in found[0].message
 
 
-def test_what_this_release_cannot_do_is_blocked_not_left_out(
-    fleet: Fleet, registrar: Registrar
-) -> None:
-    steps = [{"weight": "5%"}, {"approve": {"role": "approver"}}, {"weight": "100%"}]
-    doc = document(source={"version": "latest"}, rollout={"strategy": "canary", "steps": steps})
+def test_a_document_says_all_that_a_rollout_can_do(fleet: Fleet, registrar: Registrar) -> None:
+    steps = [
+        {"preview": {"header": "x-beta", "equals": "1"}, "for": "1h"},
+        {"shadow": "100%", "for": "30m"},
+        {"weight": "5%", "for": "15m"},
+        {"approve": {"role": "approver", "quorum": 2}},
+        {"weight": "100%", "bake": "24h"},
+    ]
+    rollout = {
+        "steps": steps,
+        "sticky": "header:x-user",
+        "on_fail": "alert",
+        "on_inconclusive": {"after": "4h", "do": "ask"},
+        "freeze": [{"cron": "0 0 * * 6", "lasts": "48h", "reason": "weekend"}],
+        "analysis": {
+            "scores": {"max_change": 0.1},
+            "labels": {"metric": "precision", "noninferior": "1pp", "delay": "7d"},
+        },
+    }
+    doc = document(
+        source={"version": "latest"},
+        rollout=rollout,
+        approvals={"role": "admin"},
+        gates=["signature", {"latency": {"p95": "30ms"}}],
+    )
     apply(fleet, doc)
     registrar.ready()
-    found = one(fleet, doc)
-    assert found.version.state == "blocked"
-    assert "approve" in found.version.sentence
+    [result] = apply(fleet, doc)
+    spec = fleet.rollouts.get(ADMIN, result.rollout).rollout.spec
+    kinds = [one.kind.value for one in spec.plan]
+    assert kinds == ["approve", "preview", "shadow", "weight", "approve"]
+    assert (spec.bake, spec.strategy.value) == (86_400.0, "canary")
+    assert (spec.plan[0].approve.role, spec.plan[-1].approve.quorum) == ("admin", 2)
+    assert spec.sticky is not None
+    assert spec.sticky.name == "x-user"
+    assert (spec.on_fail, spec.on_inconclusive) == ("alert", "ask")
+    assert spec.freeze[0].seconds == 48 * 3600
+    assert (spec.analysis.outcomes, spec.analysis.outcomes_max_increase) == ("precision", 0.01)
+    assert spec.analysis.scores_max_change == 0.1
+    assert [list(one) for one in spec.gates] == [["signature"], ["latency"]]
+    assert spec.gates[1]["latency"] == {"p95": 0.03}
+
+
+def test_several_arms_and_a_bandit(fleet: Fleet, registrar: Registrar) -> None:
+    rollout = {
+        "strategy": "bandit",
+        "arms": [{"version": "2", "weight": "30%"}, {"version": "3", "weight": "30%"}],
+        "bandit": {"reward": "success", "every": "1m", "floor": "10%"},
+        "on_inconclusive": {"after": "1h", "do": "hold"},
+    }
+    from modelfleet.delivery.specs import spec_of
+    from modelfleet.fleetfile.documents import ModelDocument
+
+    spec = spec_of(ModelDocument.model_validate(document(rollout=rollout)))
+    assert spec.strategy.value == "ab"
+    assert [(one.version, one.weight) for one in spec.arms] == [("2", 3000), ("3", 3000)]
+    assert spec.bandit is not None
+    assert (spec.bandit.floor, spec.bandit.every_seconds) == (1000, 60.0)
 
 
 def test_pruning_looks_at_its_own_fleet_and_at_what_others_use(fleet: Fleet) -> None:
@@ -361,7 +410,7 @@ def serve(fleet: Fleet, name: str) -> None:
         )  # fmt: skip
         from modelfleet.rollouts import store
 
-        store.update(connection, row.id, state="succeeded", ended_at=1)
+        store.update(connection, row, state="succeeded", ended_at=1)
 
 
 def test_exported_files_have_nothing_to_do(fleet: Fleet, registrar: Registrar) -> None:
