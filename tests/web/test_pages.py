@@ -69,6 +69,8 @@ def places(world) -> list[str]:
         "/experiments",
         "/experiments/0",
         "/models/churn/diff",
+        "/models/churn/delivery",
+        "/models/fraud/delivery",
         "/models/churn/versions/1.1.0/gates",
         "/models/churn/versions/1.1.0/gates/quality",
         "/models/churn/versions/1.1.0/gates/strange",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from modelfleet.api.base import Caller, FleetDep, permits
 from modelfleet.core.authorization import Action
 from modelfleet.delivery.training.store import Training
+from modelfleet.views.delivery import delivery_view
 from modelfleet.wiring import Fleet
 
 router = APIRouter(prefix="/v1", tags=["training"])
@@ -35,6 +36,19 @@ def _plain(fleet: Fleet, found: Training) -> dict[str, Any]:
 def start_training(fleet: FleetDep, caller: Caller, name: str) -> dict[str, Any]:
     """Train the model as its document says."""
     return _plain(fleet, fleet.training.start(caller, name))
+
+
+@router.get("/models/{name}/delivery", **permits(Action.READ))
+def delivery(fleet: FleetDep, caller: Caller, name: str) -> dict[str, Any]:
+    """Where the model stands between development and production, and what it waits for."""
+    view = delivery_view(fleet, caller, name)
+    return {
+        "model": name,
+        "candidate": view.candidate.version if view.candidate else None,
+        "serving": view.serving.version if view.serving else None,
+        "stages": msgspec.to_builtins(view.stages),
+        "waits": list(view.waits),
+    }
 
 
 @router.get("/trainings", **permits(Action.READ))

@@ -51,6 +51,7 @@ _COMMANDS = {
     "pipelines": ("pipelines", "Pipelines: define, list, show, run, delete."),
     "deploy": ("serving", "Roll a version out at once."),
     "tune": ("tuning", "Measure batch sizes of a version; apply the best."),
+    "delivery": ("training", "Where a model stands, and what it waits for."),
     "training": ("training", "Make a better version: start, list, show, log, cancel, hook."),
     "rollouts": ("rollouts", "Rollouts: start, group, list, show, pause, promote, abort, ..."),
     "freezes": ("rollouts", "Freeze windows: list, create, delete."),

@@ -107,3 +107,21 @@ def hook(model: str, home: Path | None, url: str | None, as_json: bool) -> None:
         show(found, True)
     else:
         click.echo(found["path"])
+
+
+_STAGE = {key: (lambda s, key=key: s[key]) for key in ("name", "state", "title", "note")}
+
+
+@click.command()
+@click.argument("model")
+@connected
+def delivery(model: str, home: Path | None, url: str | None, as_json: bool) -> None:
+    """Where MODEL stands between development and production, and what it waits for."""
+    with client(home, url) as connection:
+        found: Any = connection.api.get(f"/v1/models/{model}/delivery")
+    if as_json:
+        show(found, True)
+        return
+    show(found["stages"], False, _STAGE)
+    for one in found["waits"]:
+        click.echo(f"waits for: {one}")

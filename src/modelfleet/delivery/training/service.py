@@ -85,12 +85,7 @@ class TrainingService:
         """Queue a run. Raises `NotFound` for a model without a plan, `Conflict` if one runs."""
         owner = self._registry.get_model(actor, model).owner_team
         authorize(actor, Action.REGISTER, Resource("model", model, owner))
-        plan = self._plans.trainings().get(model)
-        if plan is None:
-            raise NotFound(
-                f"There is no training of {model}.",
-                hint="Add a `train` section to its document and apply it (modelfleet apply).",
-            )
+        plan = self.plan_of(model)
         with self._database.begin() as connection:
             made = self.begin(connection, actor, plan, cause or Cause("manual", actor.name))
             if made is None:
@@ -100,6 +95,16 @@ class TrainingService:
                     hint=f"See: modelfleet training show {running.id}",
                 )
             return store.find(connection, store.training.c.id == made)[0]
+
+    def plan_of(self, model: str) -> Plan:
+        """What its document says. Raises `NotFound` if it says nothing."""
+        plan = self._plans.trainings().get(model)
+        if plan is None:
+            raise NotFound(
+                f"There is no training of {model}.",
+                hint="Add a `train` section to its document and apply it (modelfleet apply).",
+            )
+        return plan
 
     def hook(self, actor: Principal, model: str) -> str:
         """The token with which anybody may start a run of a model, without a key."""
