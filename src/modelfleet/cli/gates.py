@@ -225,7 +225,7 @@ def _here(
 
 
 def _tell(shown: Any, as_json: bool, document: Path | None, given: Mapping[str, Any]) -> None:
-    from modelfleet.gates import reports
+    from modelfleet.client import gate_reports as reports
 
     states = shown["request"]["gates"]
     if as_json:
@@ -253,12 +253,19 @@ def _title(shown: Any) -> str:
 
 
 def _report(shown: Any) -> Any:
-    from modelfleet.gates.reports import Line, Report
-    from modelfleet.gates.store import GateRun
+    from modelfleet.client.gate_reports import Line, Report
 
     request = shown["request"]
     lines = tuple(
-        Line(one["gate"], one["kind"], one["blocking"], msgspec.convert(one["run"], GateRun))
+        Line(
+            one["gate"],
+            one["kind"],
+            one["blocking"],
+            one["run"]["verdict"],
+            one["run"]["sentence"],
+            one["run"]["seconds"],
+            one["run"]["evidence"],
+        )
         for one in request["gates"]
     )
     return Report(request["model"], request["version"], request["champion"], lines)

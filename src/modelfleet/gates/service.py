@@ -244,11 +244,16 @@ class GateService:
             inputs["champion"] = self._identity(champion) if champion else None
         base = digest(msgspec.json.encode(inputs, order="sorted"))
         known_run = store.find(connection, version.id, named.name, base)
-        if named.kind == "approval":
-            return Wanted(named.name, named.kind, entry, digest(f"{base}{request}".encode()))
-        if again or (known_run is not None and known_run.verdict is Verdict.INCONCLUSIVE):
-            return Wanted(named.name, named.kind, entry, digest(f"{base}{request}".encode()))
-        return Wanted(named.name, named.kind, entry, base, reused=known_run is not None)
+        undecided = known_run is not None and known_run.verdict is Verdict.INCONCLUSIVE
+        anew = again or undecided or named.kind == "approval"
+        return Wanted(
+            named.name,
+            named.kind,
+            entry,
+            digest(f"{base}{request}".encode()) if anew else base,
+            reused=known_run is not None and not anew,
+            blocking=settled.blocking,
+        )
 
     def _identity(self, version: Version) -> list[object]:
         variant = self._registry.serving_variant(version)
@@ -357,11 +362,7 @@ class GateService:
         return GateState(
             wanted.gate,
             wanted.kind,
-            bool(
-                wanted.told.get(
-                    "blocking", kinds.find(wanted.kind).spec.model_fields["blocking"].default
-                )
-            ),
+            wanted.blocking,
             state if state in ("queued", "waiting", "done") else "running",
             self._progress.get(key),
             wanted.reused,

@@ -42,6 +42,8 @@ class Dataset:
     digest: str
     table: Mapping[str, NDArray[Any]]
     path: Path
+    format: str = "csv"
+    """or parquet"""
 
     @property
     def rows(self) -> int:

@@ -79,8 +79,7 @@ def _variables(spec: Run, case: Case, place: Path) -> dict[str, str]:
         found["MODELFLEET_CHAMPION_BUNDLE"] = str(case.champion.folder / "files")
     if spec.dataset is not None:
         data = case.around.dataset(spec.dataset)
-        kind = ".csv" if data.name.partition("@")[0].endswith(".csv") else data.path.suffix
-        copy = case.folder / f"data{kind or ''}"
+        copy = case.folder / f"data.{data.format}"
         shutil.copyfile(data.path, copy)
         copy.chmod(0o644)
         found["MODELFLEET_DATA"] = str(copy)
