@@ -23,10 +23,16 @@ KNOWN = {action.value for action in Action} | {"public"}
 
 @pytest.fixture
 def full(full: Api) -> Api:
-    """Also with a rebuild."""
+    """Also with a rebuild, a request of gates and a data set."""
     version = full.fleet.registry.get_version(_admin(full), "churn", "1")
     rebuilt = GateRun("rebuild", Verdict.PASS, "", {"rebuild": "r1", "state": "equal"})
     gates.save(full.fleet.database, version.id, "0" * 64, [rebuilt])
+    asked = gates.Request("q1", version.id, None, (), "admin", "admin", "")
+    with full.fleet.database.begin() as connection:
+        gates.add_request(connection, asked)
+    data = full.upload(b"a,target\n1,0\n")
+    table = {"sha256": data["sha256"], "format": "csv", "team": "growth"}
+    full.post("/v1/datasets/churn/versions", table)
     return full
 
 
@@ -92,6 +98,12 @@ BODIES: dict[tuple[str, str], object] = {
     ("POST", "/v1/lineage/edges"): EDGE,
     ("DELETE", "/v1/lineage/edges"): EDGE,
 }
+SIDE = [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}]
+BODIES |= {
+    ("POST", "/v1/models/{name}/versions/{version}/gates"): {"gates": ["signature"]},
+    ("POST", "/v1/models/{name}/users"): {"inputs": SIDE, "outputs": SIDE},
+    ("POST", "/v1/datasets/{name}/versions"): {"sha256": "0" * 64, "format": "csv"},
+}
 OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
 """What anybody with a key may do: it tells or gives nothing but what they have."""
 OF_NO_TEAM = {"/v1/blobs/{sha256}", "/v1/outcomes:batch", "/v1/health/details"}
@@ -100,7 +112,7 @@ OF_NO_TEAM |= {"/v1/experiments", "/v1/experiments/{experiment}"}
 OF_NO_TEAM |= {"/v1/experiments/{experiment}/runs"}
 EMPTY_LISTS = {"/v1/models", "/v1/versions", "/v1/models/{name}/versions", "/v1/endpoints"}
 EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1/quarantine"}
-EMPTY_LISTS |= {"/v1/batches", "/v1/templates", "/v1/reviews"}
+EMPTY_LISTS |= {"/v1/batches", "/v1/templates", "/v1/reviews", "/v1/datasets"}
 OF_SOMEBODY = {
     "/v1/models/{name}/versions/{version}/comments/{comment_id}",
     "/v1/models/{name}/versions/{version}/reviews/{review_id}/answer",
@@ -131,6 +143,7 @@ def fill(api: Api, path: str) -> str:
         "team": "growth",
         "template": "usual",
         "rebuild_id": "r1",
+        "request_id": "q1",
         "comment_id": api.fleet.registry.comments(_admin(api), "churn", "1")[0].id,
         "review_id": api.fleet.registry.reviews(_admin(api), "churn", "1")[0].id,
     }
