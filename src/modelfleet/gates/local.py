@@ -174,6 +174,9 @@ class LocalAround:
     def replay(self, rows: int) -> Sequence[Replayed]:
         raise Unknown(_ON_THE_PLATFORM)
 
+    def python(self, report: Tell) -> Path:
+        return self._candidate.python
+
     def rebuilt(self, report: Tell) -> tuple[Subject, Path]:
         from modelfleet.registry import Environment
 

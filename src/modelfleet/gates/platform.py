@@ -166,6 +166,9 @@ class PlatformAround:
             return self._rooms.subjects.of(version)
         raise NotFound(f"The endpoint {step.model} serves no version.")
 
+    def python(self, report: Report) -> Path:
+        return self._rooms.subjects.source(self._version, report).python
+
     def rebuilt(self, report: Report) -> tuple[Subject, Path]:
         source = self._rooms.subjects.source(self._version, report)
         environment = self._rooms.registry.get_environment(source.environment)

@@ -103,6 +103,9 @@ class Around(Protocol):
 
     def replay(self, rows: int) -> Sequence[Replayed]: ...
 
+    def python(self, report: Report) -> Path:
+        """The interpreter of the version's own environment, whatever form serves."""
+
     def rebuilt(self, report: Report) -> tuple[Subject, Path]:
         """The candidate's source form, and the interpreter of an environment that was made anew
         from its lock."""

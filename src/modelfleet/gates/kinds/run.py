@@ -54,7 +54,9 @@ def check(spec: Run, case: Case) -> GateRun:
     if case.lab.owner is not None:
         os.chown(place, *case.lab.owner)
     variables = _variables(spec, case, place)
-    command = [str(case.candidate.python), str(program)] if name.endswith(".py") else [str(program)]
+    command = [str(program)]
+    if name.endswith(".py"):
+        command = [str(case.around.python(case.report)), *command]
     case.say(f"running {name}")
     if not spec.serve:
         code, said = _run(command, spec, case, place, variables)
