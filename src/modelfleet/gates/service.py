@@ -45,6 +45,22 @@ _HOUR_US = 3600 * 1_000_000
 class Approvals(Protocol):
     """Who said yes; see `modelfleet.identity`."""
 
+    def ask(
+        self,
+        connection: sa.Connection,
+        actor: Principal,
+        subject: str,
+        digests: Mapping[str, str],
+        *,
+        role: str,
+        quorum: int = 1,
+        team: str = "*",
+        sentence: str = "",
+        not_by: Sequence[str] = (),
+        expires_seconds: float = 0.0,
+    ) -> str:
+        """Ask people; what was asked already is not asked again."""
+
     def standing(
         self,
         connection: sa.Connection,
@@ -173,6 +189,7 @@ class GateService:
         for one in wanted:
             if not one.reused and one.kind != "approval":
                 self._enqueue(connection, version, against, one)
+        self._ask_people(connection, version, found)
         details = {
             "version": version.version,
             "gates": [one.gate for one in wanted],
@@ -291,15 +308,47 @@ class GateService:
         return self._runs(connection, found)
 
     def _runs(self, connection: sa.Connection, request: Request) -> dict[str, GateRun | None]:
-        runs = {
+        checks = self._checks(connection, request)
+        return {
+            one.gate: self._approval(connection, request, one, checks)
+            if one.kind == "approval"
+            else checks[one.gate]
+            for one in request.gates
+        }
+
+    def _checks(self, connection: sa.Connection, request: Request) -> dict[str, GateRun | None]:
+        """Without approvals."""
+        return {
             one.gate: store.find(connection, request.version_id, one.gate, one.input_digest)
             for one in request.gates
             if one.kind != "approval"
         }
+
+    def _ask_people(self, connection: sa.Connection, version: Version, request: Request) -> None:
+        """Once all checks ended and none that blocks failed: people see what they approve."""
+        checks = self._checks(connection, request)
+        blocking = {one.gate for one in request.gates if one.blocking}
+        failed = any(
+            run.verdict is Verdict.FAIL for gate, run in checks.items() if run and gate in blocking
+        )
+        if self.approvals is None or failed or None in checks.values():
+            return
         for one in request.gates:
             if one.kind == "approval":
-                runs[one.gate] = self._approval(connection, request, one, runs)
-        return {one.gate: runs[one.gate] for one in request.gates}
+                _, spec = parse(one.entry)
+                assert isinstance(spec, Approval)
+                self.approvals.ask(
+                    connection,
+                    SYSTEM,
+                    subject_of(request, one),
+                    approval_digests(version, request, checks),
+                    role=spec.role,
+                    quorum=spec.quorum,
+                    team=version.owner_team,
+                    sentence=f"{version.name} with the evidence of its gates.",
+                    not_by=[request.requested_by, version.created_by],
+                    expires_seconds=spec.expires,
+                )
 
     def _approval(
         self,
@@ -317,7 +366,7 @@ class GateService:
         digests = approval_digests(version, request, others)
         standing, sentence = self.approvals.standing(
             connection,
-            f"gate/{request.id}/{wanted.gate}",
+            subject_of(request, wanted),
             digests,
             spec.role,
             spec.quorum,
@@ -458,6 +507,9 @@ class GateService:
         with self._database.begin() as connection:
             store.save_in(connection, version.id, wanted.input_digest, [run])
             audit.record(connection, SYSTEM, "run-gate", resource, details)
+            for one in store.requests_of(connection, version.id):
+                if any(gate.input_digest == wanted.input_digest for gate in one.gates):
+                    self._ask_people(connection, version, one)
 
 
 def checked(kind: kinds.Kind, spec: Gate, case: Case) -> GateRun:
@@ -487,6 +539,11 @@ def named_of(gates: Sequence[object]) -> tuple[Named, ...]:
         return parse_all(list(gates) or list(UNTOLD))
     except ValueError as error:
         raise InvalidInput(str(error), hint="docs/gates.md explains every gate.") from error
+
+
+def subject_of(request: Request, wanted: Wanted) -> str:
+    """What an approval is about."""
+    return f"gate/{request.id}/{wanted.gate}"
 
 
 def evidence_digest(run: GateRun) -> str:
