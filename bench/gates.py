@@ -2,9 +2,9 @@
 
     make bench-gates                    one JSON line
 
-The check sleeps for a set time; the overhead is all the rest: the request, the job's wait, building
 The check sleeps for a set time; the overhead is all the rest: the request, the wait, building the
 case, keeping verdict and audit event, and being asked. Beside it: how soon a known verdict comes,
+and how long a version that was just registered waits to be prepared while gates are queued.
 """
 
 from __future__ import annotations

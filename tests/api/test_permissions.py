@@ -26,11 +26,18 @@ KNOWN = {action.value for action in Action} | {"public"}
 
 @pytest.fixture
 def full(full: Api) -> Api:
-    """Also with a rebuild, something to approve, and a document that was applied."""
+    """Also with a rebuild, something to approve, a document that was applied, a request of gates
+    and a data set."""
     full.fleet.files.apply(_admin(full), Signed("default", "", "", ""), [Order(DOCUMENT)])
     version = full.fleet.registry.get_version(_admin(full), "churn", "1")
     rebuilt = GateRun("rebuild", Verdict.PASS, "", {"rebuild": "r1", "state": "equal"})
     gates.save(full.fleet.database, version.id, "0" * 64, [rebuilt])
+    asked = gates.Request("q1", version.id, None, (), "admin", "admin", "")
+    with full.fleet.database.begin() as connection:
+        gates.add_request(connection, asked)
+    data = full.upload(b"a,target\n1,0\n")
+    table = {"sha256": data["sha256"], "format": "csv", "team": "growth"}
+    full.post("/v1/datasets/churn/versions", table)
     with full.fleet.database.begin() as connection:
         full.fleet.approvals.ask(
             connection, SYSTEM, "rollout/churn", {"spec": "0"}, role="approver", team="growth"
@@ -117,6 +124,12 @@ BODIES: dict[tuple[str, str], object] = {
     ("POST", "/v1/fleet/remove"): {"objects": [{"kind": "Model", "name": "churn"}]},
     ("DELETE", "/v1/lineage/edges"): EDGE,
 }
+SIDE = [{"name": "x", "datatype": "FP64", "shape": [-1, 2]}]
+BODIES |= {
+    ("POST", "/v1/models/{name}/versions/{version}/gates"): {"gates": ["signature"]},
+    ("POST", "/v1/models/{name}/users"): {"inputs": SIDE, "outputs": SIDE},
+    ("POST", "/v1/datasets/{name}/versions"): {"sha256": "0" * 64, "format": "csv"},
+}
 OWN_BUSINESS = {"/v1/whoami", "/v1/login-links"}
 """What anybody with a key may do: it tells or gives nothing but what they have."""
 OF_NO_TEAM = {"/v1/blobs/{sha256}", "/v1/outcomes:batch", "/v1/health/details"}
@@ -128,6 +141,7 @@ EMPTY_LISTS |= {"/v1/pipelines", "/v1/rollouts", "/v1/alerts", "/v1/fleet", "/v1
 EMPTY_LISTS |= {"/v1/batches", "/v1/trainings", "/v1/templates", "/v1/reviews"}
 EMPTY_LISTS |= {"/v1/approvals", "/v1/freezes"}
 EMPTY_LISTS |= {"/v1/fleet/standings", "/v1/fleet/objects", "/v1/fleet/export"}
+EMPTY_LISTS |= {"/v1/datasets"}
 OF_SOMEBODY = {
     "/v1/models/{name}/versions/{version}/comments/{comment_id}",
     "/v1/models/{name}/versions/{version}/reviews/{review_id}/answer",
@@ -163,6 +177,7 @@ def fill(api: Api, path: str) -> str:
         "template": "usual",
         "rebuild_id": "r1",
         "approval_id": api.fleet.approvals.list(_admin(api))[0].id,
+        "request_id": "q1",
         "comment_id": api.fleet.registry.comments(_admin(api), "churn", "1")[0].id,
         "review_id": api.fleet.registry.reviews(_admin(api), "churn", "1")[0].id,
     }

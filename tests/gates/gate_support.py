@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,6 +88,9 @@ class FakeAround:
 
     def replay(self, rows: int) -> Sequence[Replayed]:
         return self.replayed
+
+    def python(self, report: Any) -> Path:
+        return Path(sys.executable)
 
     def rebuilt(self, report: Any) -> Any:
         raise Unknown("Nothing is rebuilt here.")

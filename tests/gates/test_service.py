@@ -209,6 +209,11 @@ class Said:
     def __init__(self) -> None:
         self.word = "waiting"
         self.seen: list[Any] = []
+        self.asked: list[Any] = []
+
+    def ask(self, connection: Any, actor: Any, *asked: Any, **more: Any) -> str:
+        self.asked.append((*asked, more))
+        return "a1"
 
     def standing(self, connection: Any, *asked: Any) -> tuple[str, str]:
         self.seen.append(asked)
@@ -225,16 +230,34 @@ def test_approvals_are_read_and_bind_the_evidence(
     assert len(waiting(fleet)) == 1
     before = fleet.gates.get(ADMIN, made)
     assert [one.state for one in before.gates] == ["queued", "waiting"]
+    assert said.asked == []  # nobody is asked before there is something to see
     run_all(fleet)
+    [(about, digests, more)] = said.asked
+    assert (about, more["role"], more["quorum"]) == (f"gate/{made}/approval", "deployer", 2)
+    assert more["team"] == "growth"
     fleet.gates.get(ADMIN, made)
     (subject, first, role, quorum, not_by), (_, second, *_) = said.seen
     assert subject == f"gate/{made}/approval"
     assert (role, quorum, not_by) == ("deployer", 2, [ADMIN.name, version.created_by])
     assert first["bundle"] == second["bundle"] == version.bundle_digest
     assert first["evidence"] != second["evidence"]
+    assert digests == second
     for word, verdict in (("approved", "pass"), ("rejected", "fail"), ("expired", "inconclusive")):
         said.word = word
         assert fleet.gates.get(ADMIN, made).verdict == verdict
+
+
+def test_people_are_not_asked_about_what_failed(
+    fleet: Fleet, version: Version, checks: Checks
+) -> None:
+    said = Said()
+    fleet.gates.approvals = said
+    checks.verdict = Verdict.FAIL
+    fleet.gates.request(ADMIN, "churn", "latest", ["infrastructure", "approval"])
+    run_all(fleet)
+    assert said.asked == []
+    fleet.gates.request(ADMIN, "churn", "latest", ["approval"])  # nothing else to wait for
+    assert len(said.asked) == 1
 
 
 def test_verdicts_of_several() -> None:

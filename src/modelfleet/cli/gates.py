@@ -20,6 +20,7 @@ from modelfleet.client.waiting import Progress
 
 _FILE = click.Path(path_type=Path, exists=True)
 _OUT = click.Path(path_type=Path, dir_okay=False)
+_NOT_YET = "It is not decided yet."
 _RUN = {
     "gate": lambda g: g["gate"],
     "verdict": lambda g: g["verdict"],
@@ -75,7 +76,8 @@ def run(
     """Check a version: MODEL VERSION of the platform, or a model's file or folder on this machine.
 
     Without --file and --gate, what needs no settings is checked. Exit code 0 if all that blocks
-    passes (or warns), 1 if something fails, 3 if something can't be decided.
+    passes (or warns), 1 if something fails, 3 if something can't be decided (yet): approvals are
+    not waited for.
     """
     name, entries = _wanted(document, chosen)
     beside = document.parent if document is not None else Path.cwd()
@@ -174,16 +176,19 @@ def _wait(connection: Client, found: Any, seconds: float) -> Any:
     end = time.monotonic() + seconds
     request = found["request"]
     with Talk(f"{request['model']}@{request['version']}") as line:
-        while not found["ended"] and time.monotonic() < end:
+        while _runs(found) and time.monotonic() < end:
             line.say(_progress(found["request"]["gates"]))
             time.sleep(0.25)
             found = connection.api.get(f"/v1/gates/{request['id']}")
-    if not found["ended"] and seconds:
-        raise ClientError(
-            f"Not all gates ended within {seconds:g} s; they go on: "
-            f"modelfleet gates show {request['id']}"
-        )
+    if seconds and not found["ended"]:
+        left = "wait for people" if not _runs(found) else f"did not end within {seconds:g} s"
+        click.echo(f"Some gates {left}: modelfleet gates show {request['id']}", err=True)
     return found
+
+
+def _runs(found: Any) -> bool:
+    """Whether something is left to wait for; people may take days."""
+    return any(one["state"] in ("queued", "running") for one in found["request"]["gates"])
 
 
 def _progress(states: Sequence[Any]) -> str:
@@ -225,7 +230,7 @@ def _here(
 
 
 def _tell(shown: Any, as_json: bool, document: Path | None, given: Mapping[str, Any]) -> None:
-    from modelfleet.gates import reports
+    from modelfleet.client import gate_reports as reports
 
     states = shown["request"]["gates"]
     if as_json:
@@ -233,7 +238,7 @@ def _tell(shown: Any, as_json: bool, document: Path | None, given: Mapping[str, 
     else:
         show(states, False, _STATE)
         click.echo(f"{_title(shown)}: {shown['verdict']}", err=True)
-    if not shown["ended"]:
+    if not given["wait"]:
         return
     report = _report(shown)
     where = document.as_posix() if document is not None else ""
@@ -253,12 +258,21 @@ def _title(shown: Any) -> str:
 
 
 def _report(shown: Any) -> Any:
-    from modelfleet.gates.reports import Line, Report
-    from modelfleet.gates.store import GateRun
+    from modelfleet.client.gate_reports import Line, Report
 
     request = shown["request"]
     lines = tuple(
-        Line(one["gate"], one["kind"], one["blocking"], msgspec.convert(one["run"], GateRun))
+        Line(
+            one["gate"],
+            one["kind"],
+            one["blocking"],
+            one["run"]["verdict"],
+            one["run"]["sentence"],
+            one["run"]["seconds"],
+            one["run"]["evidence"],
+        )
+        if one["run"]
+        else Line(one["gate"], one["kind"], one["blocking"], "inconclusive", _NOT_YET)
         for one in request["gates"]
     )
     return Report(request["model"], request["version"], request["champion"], lines)

@@ -53,7 +53,7 @@ class GateKeeper:
     ) -> Admission:
         try:
             request = self._request(connection, rollout, version, against)
-            runs = self._gates.look(connection, request)
+            runs = self._gates.standing(connection, request)
         except FleetError as error:  # a data set that is gone, a gate that nobody knows any more
             return Admission("failed", f"{error.message} {error.hint}".strip())
         verdict = verdict_of([(blocking, run) for blocking, run in runs.values()])

@@ -33,8 +33,8 @@ from modelfleet.gates.kinds.base import (
     Unknown,
     inconclusive,
 )
-from modelfleet.gates.reports import Line, Report
 from modelfleet.gates.service import checked
+from modelfleet.gates.store import GateRun
 from modelfleet.registry import BundleStore
 from modelfleet.registry.signature import read
 from modelfleet.serving.beside import Confined
@@ -44,6 +44,15 @@ from modelfleet.serving.progress import Progress
 from modelfleet.serving.progress import Report as Tell
 
 _ON_THE_PLATFORM = "Recorded requests are on the platform: run this gate on a registered version."
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of all gates, in their order."""
+
+    candidate: Subject
+    champion: Subject | None
+    runs: tuple[tuple[Named, GateRun], ...]
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,8 @@ class LocalAround:
             return self._download(reference)
         path = self.file(reference)
         sha256, _ = self._shop.blobs.put([path.read_bytes()])
-        return Dataset(reference, sha256, tables.read(path, tables.format_of(path.name)), path)
+        kind = tables.format_of(path.name)
+        return Dataset(reference, sha256, tables.read(path, kind), path, kind)
 
     def file(self, reference: str) -> Path:
         if digest_of(reference) is not None:
@@ -131,7 +141,8 @@ class LocalAround:
             self._shop.blobs.put(chunks, found["sha256"])
         path = self._shop.blobs.path(found["sha256"])
         known = f"{name}@{found['version']}"
-        return Dataset(known, found["sha256"], tables.read(path, found["format"]), path)
+        table = tables.read(path, found["format"])
+        return Dataset(known, found["sha256"], table, path, found["format"])
 
     def _client(self, what: str) -> Client:
         if self._shop.client is None:
@@ -162,6 +173,9 @@ class LocalAround:
 
     def replay(self, rows: int) -> Sequence[Replayed]:
         raise Unknown(_ON_THE_PLATFORM)
+
+    def python(self, report: Tell) -> Path:
+        return self._candidate.python
 
     def rebuilt(self, report: Tell) -> tuple[Subject, Path]:
         from modelfleet.registry import Environment
@@ -215,11 +229,11 @@ def run_all(
     candidate: Subject,
     gates: Sequence[Named],
     tell: Callable[[str, Progress], None],
-) -> Report:
+) -> Checked:
     """Each gate, one after the other. tell: hears the gate and how far it is."""
     around = LocalAround(shop, candidate)
     champion, why = around.champion(lambda said: tell("champion", said))
-    lines = []
+    runs: list[tuple[Named, GateRun]] = []
     for one in gates:
         begun = time.monotonic()
         with _folder() as folder:
@@ -250,10 +264,8 @@ def run_all(
             seconds=round(time.monotonic() - begun, 3),
             champion=champion.name if champion else "",
         )
-        lines.append(Line(one.name, one.kind, one.spec.blocking, run))
-    return Report(
-        candidate.model, candidate.version, champion.version if champion else None, tuple(lines)
-    )
+        runs.append((one, run))
+    return Checked(candidate, champion, tuple(runs))
 
 
 @contextmanager

@@ -78,11 +78,12 @@ class PlatformAround:
         sha256 = digest_of(reference)
         if sha256 is not None:
             path, kind = rooms.blobs.path(sha256), tables.format_of(file_of(reference))
-            return Dataset(file_of(reference), sha256, tables.read(path, kind), path)
+            return Dataset(file_of(reference), sha256, tables.read(path, kind), path, kind)
         with rooms.database.read() as connection:
             found = datasets.find_in(connection, reference)
         path = rooms.blobs.path(found.sha256)
-        return Dataset(found.reference, found.sha256, tables.read(path, found.format), path)
+        table = tables.read(path, found.format)
+        return Dataset(found.reference, found.sha256, table, path, found.format)
 
     def file(self, reference: str) -> Path:
         sha256 = digest_of(reference)
@@ -164,6 +165,9 @@ class PlatformAround:
         for version in found.values():
             return self._rooms.subjects.of(version)
         raise NotFound(f"The endpoint {step.model} serves no version.")
+
+    def python(self, report: Report) -> Path:
+        return self._rooms.subjects.source(self._version, report).python
 
     def rebuilt(self, report: Report) -> tuple[Subject, Path]:
         source = self._rooms.subjects.source(self._version, report)

@@ -45,6 +45,22 @@ _HOUR_US = 3600 * 1_000_000
 class Approvals(Protocol):
     """Who said yes; see `modelfleet.identity`."""
 
+    def ask(
+        self,
+        connection: sa.Connection,
+        actor: Principal,
+        subject: str,
+        digests: Mapping[str, str],
+        *,
+        role: str,
+        quorum: int = 1,
+        team: str = "*",
+        sentence: str = "",
+        not_by: Sequence[str] = (),
+        expires_seconds: float = 0.0,
+    ) -> str:
+        """Ask people; what was asked already is not asked again."""
+
     def standing(
         self,
         connection: sa.Connection,
@@ -55,22 +71,6 @@ class Approvals(Protocol):
         not_by: Sequence[str],
     ) -> tuple[str, str]:
         """waiting, approved, rejected or expired; and a sentence."""
-
-    def ask(
-        self,
-        connection: sa.Connection,
-        actor: Principal,
-        subject: str,
-        digests: Mapping[str, str],
-        *,
-        role: str,
-        quorum: int,
-        team: str,
-        sentence: str,
-        not_by: Sequence[str],
-        expires_seconds: float,
-    ) -> str:
-        """Ask people, unless the same was asked already; the id of what is asked."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,7 @@ class GateService:
         for one in wanted:
             if not one.reused and one.kind != "approval":
                 self._enqueue(connection, version, against, one)
+        self._ask_people(connection, version, found)
         details = {
             "version": version.version,
             "gates": [one.gate for one in wanted],
@@ -196,7 +197,6 @@ class GateService:
             "request": made,
         }
         audit.record(connection, actor, "request-gates", resource, details)
-        self._ask_people(connection, found)
         return made
 
     def _enqueue(
@@ -261,11 +261,16 @@ class GateService:
             inputs["champion"] = self._identity(champion) if champion else None
         base = digest(msgspec.json.encode(inputs, order="sorted"))
         known_run = store.find(connection, version.id, named.name, base)
-        if named.kind == "approval":
-            return Wanted(named.name, named.kind, entry, digest(f"{base}{request}".encode()))
-        if again or (known_run is not None and known_run.verdict is Verdict.INCONCLUSIVE):
-            return Wanted(named.name, named.kind, entry, digest(f"{base}{request}".encode()))
-        return Wanted(named.name, named.kind, entry, base, reused=known_run is not None)
+        undecided = known_run is not None and known_run.verdict is Verdict.INCONCLUSIVE
+        anew = again or undecided or named.kind == "approval"
+        return Wanted(
+            named.name,
+            named.kind,
+            entry,
+            digest(f"{base}{request}".encode()) if anew else base,
+            reused=known_run is not None and not anew,
+            blocking=settled.blocking,
+        )
 
     def _identity(self, version: Version) -> list[object]:
         variant = self._registry.serving_variant(version)
@@ -302,58 +307,58 @@ class GateService:
             raise NotFound(f"There is no request of gates {request[:40]}.")
         return self._runs(connection, found)
 
-    def look(
+    def standing(
         self, connection: sa.Connection, request: str
     ) -> dict[str, tuple[bool, GateRun | None]]:
-        """The same with whether each gate blocks, in a writing transaction: people are asked for
-        the approvals whose turn has come."""
+        """The same, with whether each gate blocks."""
         found = store.find_request(connection, request)
         if found is None:
             raise NotFound(f"There is no request of gates {request[:40]}.")
-        self._ask_people(connection, found)
         runs = self._runs(connection, found)
-        return {one.gate: (_blocks(one), runs[one.gate]) for one in found.gates}
-
-    def _ask_people(self, connection: sa.Connection, request: Request) -> None:
-        """Once all other gates have their verdicts: these are what is approved."""
-        people = [one for one in request.gates if one.kind == "approval"]
-        if not people or self.approvals is None:
-            return
-        runs = self._runs(connection, request)
-        others = {one.gate: runs[one.gate] for one in request.gates if one.kind != "approval"}
-        failed = any(run and run.verdict is Verdict.FAIL for run in others.values())
-        if failed or None in others.values():
-            return
-        version = self._version_of(request)
-        asker = Principal(request.requested_by_id, request.requested_by, SYSTEM.grants)
-        for one in people:
-            _, spec = parse(one.entry)
-            assert isinstance(spec, Approval)
-            if runs[one.gate] is None:
-                self.approvals.ask(
-                    connection,
-                    asker,
-                    f"gate/{request.id}/{one.gate}",
-                    approval_digests(version, request, others),
-                    role=spec.role,
-                    quorum=spec.quorum,
-                    team=version.owner_team,
-                    sentence=f"{version.name} passes its gate {one.gate}.",
-                    not_by=[request.requested_by, version.created_by],
-                    expires_seconds=spec.expires,
-                )
+        return {one.gate: (one.blocking, runs[one.gate]) for one in found.gates}
 
     def _runs(self, connection: sa.Connection, request: Request) -> dict[str, GateRun | None]:
-        runs = {
+        checks = self._checks(connection, request)
+        return {
+            one.gate: self._approval(connection, request, one, checks)
+            if one.kind == "approval"
+            else checks[one.gate]
+            for one in request.gates
+        }
+
+    def _checks(self, connection: sa.Connection, request: Request) -> dict[str, GateRun | None]:
+        """Without approvals."""
+        return {
             one.gate: store.find(connection, request.version_id, one.gate, one.input_digest)
             for one in request.gates
             if one.kind != "approval"
         }
-        others = dict(runs)
+
+    def _ask_people(self, connection: sa.Connection, version: Version, request: Request) -> None:
+        """Once all checks ended and none that blocks failed: people see what they approve."""
+        checks = self._checks(connection, request)
+        blocking = {one.gate for one in request.gates if one.blocking}
+        failed = any(
+            run.verdict is Verdict.FAIL for gate, run in checks.items() if run and gate in blocking
+        )
+        if self.approvals is None or failed or None in checks.values():
+            return
         for one in request.gates:
             if one.kind == "approval":
-                runs[one.gate] = self._approval(connection, request, one, others)
-        return {one.gate: runs[one.gate] for one in request.gates}
+                _, spec = parse(one.entry)
+                assert isinstance(spec, Approval)
+                self.approvals.ask(
+                    connection,
+                    SYSTEM,
+                    subject_of(request, one),
+                    approval_digests(version, request, checks),
+                    role=spec.role,
+                    quorum=spec.quorum,
+                    team=version.owner_team,
+                    sentence=f"{version.name} with the evidence of its gates.",
+                    not_by=[request.requested_by, version.created_by],
+                    expires_seconds=spec.expires,
+                )
 
     def _approval(
         self,
@@ -371,7 +376,7 @@ class GateService:
         digests = approval_digests(version, request, others)
         standing, sentence = self.approvals.standing(
             connection,
-            f"gate/{request.id}/{wanted.gate}",
+            subject_of(request, wanted),
             digests,
             spec.role,
             spec.quorum,
@@ -416,7 +421,7 @@ class GateService:
         return GateState(
             wanted.gate,
             wanted.kind,
-            _blocks(wanted),
+            wanted.blocking,
             state if state in ("queued", "waiting", "done") else "running",
             self._progress.get(key),
             wanted.reused,
@@ -512,8 +517,9 @@ class GateService:
         with self._database.begin() as connection:
             store.save_in(connection, version.id, wanted.input_digest, [run])
             audit.record(connection, SYSTEM, "run-gate", resource, details)
-            for request in store.requests_of(connection, version.id):
-                self._ask_people(connection, request)
+            for one in store.requests_of(connection, version.id):
+                if any(gate.input_digest == wanted.input_digest for gate in one.gates):
+                    self._ask_people(connection, version, one)
 
 
 def checked(kind: kinds.Kind, spec: Gate, case: Case) -> GateRun:
@@ -545,6 +551,11 @@ def named_of(gates: Sequence[object]) -> tuple[Named, ...]:
         raise InvalidInput(str(error), hint="docs/gates.md explains every gate.") from error
 
 
+def subject_of(request: Request, wanted: Wanted) -> str:
+    """What an approval is about."""
+    return f"gate/{request.id}/{wanted.gate}"
+
+
 def evidence_digest(run: GateRun) -> str:
     told = [run.gate, run.verdict.value, run.sentence, dict(run.evidence), run.input_digest]
     return digest(msgspec.json.encode(told, order="sorted"))
@@ -560,11 +571,6 @@ def approval_digests(
         "spec": digest(msgspec.json.encode(request.gates, order="sorted")),
         "evidence": digest("\n".join(runs).encode()),
     }
-
-
-def _blocks(wanted: Wanted) -> bool:
-    default = kinds.find(wanted.kind).spec.model_fields["blocking"].default
-    return bool(wanted.told.get("blocking", default))
 
 
 def _key(version_id: str, wanted: Wanted) -> str:

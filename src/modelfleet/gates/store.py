@@ -116,6 +116,33 @@ def list_runs(database: Database, version_id: str) -> list[GateRun]:
         return [_run(row) for row in connection.execute(query)]
 
 
+def newest(database: Database, version_ids: Sequence[str]) -> dict[str, list[GateRun]]:
+    """The last run of each gate by version, in the order in which they ran, without evidence."""
+    columns = [one for one in gate_run.c if one.name not in ("evidence", "spec")]
+    query = (
+        sa.select(*columns)
+        .where(gate_run.c.version_id.in_(version_ids))
+        .order_by(gate_run.c.at, gate_run.c.gate)
+    )
+    found: dict[str, dict[str, GateRun]] = {one: {} for one in version_ids}
+    with database.read() as connection:
+        for r in connection.execute(query):
+            mine = found[r.version_id]
+            mine.pop(r.gate, None)
+            mine[r.gate] = GateRun(
+                r.gate,
+                Verdict(r.verdict),
+                r.sentence,
+                {},
+                iso(r.at),
+                r.kind,
+                r.seconds,
+                r.champion,
+                r.input_digest,
+            )
+    return {version: list(runs.values()) for version, runs in found.items()}
+
+
 def find(
     connection: sa.Connection, version_id: str, gate: str, input_digest: str
 ) -> GateRun | None:
@@ -152,6 +179,7 @@ class Wanted(msgspec.Struct, frozen=True):
     entry: dict[str, object]
     input_digest: str
     reused: bool = False
+    blocking: bool = True
 
     @property
     def told(self) -> dict[str, object]:

@@ -100,9 +100,6 @@ class DatasetService:
         """
         if not _NAME.fullmatch(name):
             raise InvalidInput(f"{name[:120]!r} can't name a data set.")
-        path = self._blobs.path(sha256)
-        if path.stat().st_size > MOST_BYTES:
-            raise InvalidInput(f"A data set has at most {MOST_BYTES >> 30} GiB.")
         with self._database.read() as connection:
             known = _head(connection, name)
         owner = known.owner_team if known is not None else team
@@ -110,6 +107,9 @@ class DatasetService:
             raise InvalidInput(f"{name} is new: whose is it?", hint="Name its team: --team TEAM.")
         resource = Resource("dataset", name, owner)
         authorize(actor, Action.REGISTER, resource)
+        path = self._blobs.path(sha256)
+        if path.stat().st_size > MOST_BYTES:
+            raise InvalidInput(f"A data set has at most {MOST_BYTES >> 30} GiB.")
         found = describe(path, format)
         with self._database.begin() as connection:
             head = _head(connection, name)

@@ -16,8 +16,7 @@ from modelfleet.client.saving import detect, own_python, read_rows, save
 from modelfleet.client.saving.objects import Saved
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import load_settings
-from modelfleet.gates.local import Workshop, run_all
-from modelfleet.gates.reports import Report
+from modelfleet.gates.local import Checked, Workshop, run_all
 from modelfleet.gates.service import GateRequest, GateState, named_of
 from modelfleet.host.workers import install_worker_package
 from modelfleet.serving.progress import Progress
@@ -93,11 +92,13 @@ def saved_of(
     )
 
 
-def shown(report: Report) -> Any:
+def shown(found: Checked) -> Any:
     states = tuple(
-        GateState(line.gate, line.kind, line.blocking, "done", None, False, line.run, {})
-        for line in report.lines
+        GateState(one.name, one.kind, one.spec.blocking, "done", None, False, run, {})
+        for one, run in found.runs
     )
-    request = GateRequest("", report.model, report.version, report.champion, "", "", states)
-    found = {"request": request, "verdict": request.verdict, "ended": True}
-    return msgspec.json.decode(msgspec.json.encode(found))
+    against = found.champion.version if found.champion else None
+    candidate = found.candidate
+    request = GateRequest("", candidate.model, candidate.version, against, "", "", states)
+    told = {"request": request, "verdict": request.verdict, "ended": True}
+    return msgspec.json.decode(msgspec.json.encode(told))

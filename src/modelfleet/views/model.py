@@ -11,7 +11,7 @@ import msgspec
 from modelfleet.core.audit import AuditEvent
 from modelfleet.core.authorization import Action, Principal
 from modelfleet.core.clock import now_us
-from modelfleet.gates import GateRun, list_runs
+from modelfleet.gates import GateRun, newest
 from modelfleet.lineage import Edge, Node
 from modelfleet.registry import Model, Variant, Version
 from modelfleet.registry.collaboration.types import Comment, Person, Review
@@ -48,6 +48,7 @@ class VersionView:
     version: Version
     variants: Sequence[Variant]
     gates: Sequence[GateRun]
+    """the last run of each, without evidence"""
     requests: int
     errors: int
     share: float | None
@@ -205,6 +206,7 @@ def _versions(
     totals: Mapping[int, Total],
 ) -> tuple[VersionView, ...]:
     variants = fleet.registry.variants([one.id for one in versions])
+    gates = newest(fleet.database, [one.id for one in versions])
     shares: dict[str, float] = {}
     for place in places:
         for route in place.routes:
@@ -213,7 +215,7 @@ def _versions(
         VersionView(
             version=one,
             variants=variants.get(one.id, ()),
-            gates=list_runs(fleet.database, one.id),
+            gates=gates[one.id],
             requests=totals[one.index].requests if one.index in totals else 0,
             errors=totals[one.index].errors if one.index in totals else 0,
             share=shares.get(one.id),

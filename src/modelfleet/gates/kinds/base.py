@@ -42,6 +42,8 @@ class Dataset:
     digest: str
     table: Mapping[str, NDArray[Any]]
     path: Path
+    format: str = "csv"
+    """or parquet"""
 
     @property
     def rows(self) -> int:
@@ -100,6 +102,9 @@ class Around(Protocol):
     def recent(self, seconds: float) -> Sequence[FeatureCounts]: ...
 
     def replay(self, rows: int) -> Sequence[Replayed]: ...
+
+    def python(self, report: Report) -> Path:
+        """The interpreter of the version's own environment, whatever form serves."""
 
     def rebuilt(self, report: Report) -> tuple[Subject, Path]:
         """The candidate's source form, and the interpreter of an environment that was made anew

@@ -68,9 +68,7 @@ class _Installed(msgspec.Struct):
 
 def _conflicts(case: Case) -> list[str]:
     """What uv says of the environment: unmet requirements, other versions than locked."""
-    if case.candidate.variant != "source":
-        return []
-    python = str(case.candidate.python)
+    python = str(case.around.python(case.report))
     found = _uv(["pip", "check", "--python", python], case)
     problems = []
     if found.returncode != 0:

@@ -54,7 +54,9 @@ def check(spec: Run, case: Case) -> GateRun:
     if case.lab.owner is not None:
         os.chown(place, *case.lab.owner)
     variables = _variables(spec, case, place)
-    command = [str(case.candidate.python), str(program)] if name.endswith(".py") else [str(program)]
+    command = [str(program)]
+    if name.endswith(".py"):
+        command = [str(case.around.python(case.report)), *command]
     case.say(f"running {name}")
     if not spec.serve:
         code, said = _run(command, spec, case, place, variables)
@@ -79,8 +81,7 @@ def _variables(spec: Run, case: Case, place: Path) -> dict[str, str]:
         found["MODELFLEET_CHAMPION_BUNDLE"] = str(case.champion.folder / "files")
     if spec.dataset is not None:
         data = case.around.dataset(spec.dataset)
-        kind = ".csv" if data.name.partition("@")[0].endswith(".csv") else data.path.suffix
-        copy = case.folder / f"data{kind or ''}"
+        copy = case.folder / f"data.{data.format}"
         shutil.copyfile(data.path, copy)
         copy.chmod(0o644)
         found["MODELFLEET_DATA"] = str(copy)

@@ -1,15 +1,13 @@
-"""Verdicts for others: JUnit XML for CI systems, SARIF for code scanning, Markdown for people."""
+"""Verdicts of gates for others: JUnit XML for CI, SARIF for code scanning, Markdown for people."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 import msgspec
-
-from modelfleet.gates.store import GateRun, Verdict
 
 SARIF_KINDS = ("security", "dependencies", "signature")
 _MARKS = {"pass": "✅", "warn": "⚠️", "fail": "❌", "inconclusive": "❔"}
@@ -24,7 +22,11 @@ class Line:
     gate: str
     kind: str
     blocking: bool
-    run: GateRun
+    verdict: str
+    """pass, warn, fail or inconclusive"""
+    sentence: str
+    seconds: float = 0.0
+    evidence: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,15 @@ class Report:
     lines: tuple[Line, ...]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> str:
         """The worst of all that block."""
-        found = {line.run.verdict for line in self.lines if line.blocking}
-        for one in (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.WARN):
-            if one in found:
-                return one
-        return Verdict.PASS
+        found = {line.verdict for line in self.lines if line.blocking}
+        return next((one for one in ("fail", "inconclusive", "warn") if one in found), "pass")
 
     @property
     def exit_code(self) -> int:
         """0 pass or warn, 1 fail, 3 inconclusive."""
-        return {Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}.get(self.verdict, 0)
+        return {"fail": 1, "inconclusive": 3}.get(self.verdict, 0)
 
 
 def junit(report: Report) -> bytes:
@@ -60,25 +59,25 @@ def junit(report: Report) -> bytes:
             "testcase",
             classname=f"modelfleet.gates.{line.kind}",
             name=line.gate,
-            time=f"{line.run.seconds:.3f}",
+            time=f"{line.seconds:.3f}",
         )
-        verdict, text = line.run.verdict, _xml(line.run.sentence)
-        if verdict is Verdict.FAIL and line.blocking:
+        verdict, text = line.verdict, _xml(line.sentence)
+        if verdict == "fail" and line.blocking:
             counts["failures"] += 1
             made = ElementTree.SubElement(case, "failure", message=text, type="fail")
-            made.text = _xml(_details(line.run))
-        elif verdict is Verdict.INCONCLUSIVE and line.blocking:
+            made.text = _xml(_details(line))
+        elif verdict == "inconclusive" and line.blocking:
             counts["errors"] += 1
             made = ElementTree.SubElement(case, "error", message=text, type="inconclusive")
-            made.text = _xml(_details(line.run))
-        elif verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
+            made.text = _xml(_details(line))
+        elif verdict in ("fail", "inconclusive"):
             counts["skipped"] += 1
-            ElementTree.SubElement(case, "skipped", message=f"{verdict.value}: {text}")
+            ElementTree.SubElement(case, "skipped", message=f"{verdict}: {text}")
         else:
             ElementTree.SubElement(case, "system-out").text = text
     for name, count in counts.items():
         suite.set(name, str(count))
-    suite.set("time", f"{sum(line.run.seconds for line in report.lines):.3f}")
+    suite.set("time", f"{sum(line.seconds for line in report.lines):.3f}")
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -107,11 +106,11 @@ def sarif(report: Report, where: str = "") -> bytes:
 
 
 def _results(report: Report, line: Line, where: str) -> list[dict[str, object]]:
-    level = _LEVELS.get(line.run.verdict.value)
+    level = _LEVELS.get(line.verdict)
     if level is None:
         return []
     found: list[dict[str, object]] = []
-    for text in _findings(line) or [line.run.sentence]:
+    for text in _findings(line) or [line.sentence]:
         one: dict[str, object] = {
             "ruleId": line.kind,
             "level": level,
@@ -127,7 +126,7 @@ def _results(report: Report, line: Line, where: str) -> list[dict[str, object]]:
 
 def _findings(line: Line) -> list[str]:
     """One text for each thing that was found."""
-    evidence = line.run.evidence
+    evidence = line.evidence
     problems = evidence.get("problems")
     if isinstance(problems, list) and problems:
         return [str(one) for one in problems]
@@ -145,17 +144,17 @@ def _findings(line: Line) -> list[str]:
 def markdown(report: Report) -> str:
     """For pull requests."""
     against = f" against `{report.champion}`" if report.champion else ""
-    mark = _MARKS[report.verdict.value]
+    mark = _MARKS[report.verdict]
     lines = [
-        f"### {mark} Gates of `{report.model}@{report.version}`{against}: {report.verdict.value}",
+        f"### {mark} Gates of `{report.model}@{report.version}`{against}: {report.verdict}",
         "",
         "| | gate | what was found |",
         "|---|---|---|",
     ]
     for line in report.lines:
         free = "" if line.blocking else " (does not block)"
-        sentence = _cell(line.run.sentence)
-        lines.append(f"| {_MARKS[line.run.verdict.value]} | **{line.gate}**{free} | {sentence} |")
+        sentence = _cell(line.sentence)
+        lines.append(f"| {_MARKS[line.verdict]} | **{line.gate}**{free} | {sentence} |")
     for line in report.lines:
         lines += _panels(line)
     return "\n".join(lines) + "\n"
@@ -163,7 +162,7 @@ def markdown(report: Report) -> str:
 
 def _panels(line: Line) -> list[str]:
     made: list[str] = []
-    for panel in _list(line.run.evidence.get("panels")):
+    for panel in _list(line.evidence.get("panels")):
         if not isinstance(panel, Mapping) or not _list(panel.get("bounds")):
             continue
         title = _cell(f"{line.gate}: {panel.get('title')} (limit {panel.get('limit')})")
@@ -187,7 +186,7 @@ def _cell(value: object) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-def _details(run: GateRun) -> str:
+def _details(run: Line) -> str:
     notes = [str(one) for one in _list(run.evidence.get("notes"))]
     facts = run.evidence.get("facts")
     known = (

@@ -7,13 +7,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from modelfleet.gates.reports import Line, Report, junit, markdown, sarif
-from modelfleet.gates.store import GateRun, Verdict
+from modelfleet.client.gate_reports import Line, Report, junit, markdown, sarif
 
 
-def line(gate: str, verdict: Verdict, *, blocking: bool = True, **evidence: object) -> Line:
-    run = GateRun(gate, verdict, f"{gate} <said> | \x00 this", evidence, kind=gate, seconds=1.5)
-    return Line(gate, gate, blocking, run)
+def line(gate: str, verdict: str, *, blocking: bool = True, **evidence: object) -> Line:
+    return Line(gate, gate, blocking, verdict, f"{gate} <said> | \x00 this", 1.5, evidence)
 
 
 REPORT = Report(
@@ -21,11 +19,11 @@ REPORT = Report(
     "1.1.0",
     "1.0.0",
     (
-        line("quality", Verdict.FAIL, notes=["n"], facts={"rows": 3}),
-        line("latency", Verdict.INCONCLUSIVE),
-        line("security", Verdict.INCONCLUSIVE, blocking=False, rows=[]),
-        line("dependencies", Verdict.FAIL, problems=["a is forbidden", "b is forbidden"]),
-        line("infrastructure", Verdict.PASS),
+        line("quality", "fail", notes=["n"], facts={"rows": 3}),
+        line("latency", "inconclusive"),
+        line("security", "inconclusive", blocking=False, rows=[]),
+        line("dependencies", "fail", problems=["a is forbidden", "b is forbidden"]),
+        line("infrastructure", "pass"),
     ),
 )
 
@@ -65,13 +63,13 @@ def test_markdown() -> None:
 @pytest.mark.parametrize(
     ("verdicts", "code"),
     [
-        ([Verdict.PASS, Verdict.WARN], 0),
-        ([Verdict.INCONCLUSIVE, Verdict.PASS], 3),
-        ([Verdict.INCONCLUSIVE, Verdict.FAIL], 1),
+        (["pass", "warn"], 0),
+        (["inconclusive", "pass"], 3),
+        (["inconclusive", "fail"], 1),
         ([], 0),
     ],
 )
-def test_exit_codes(verdicts: list[Verdict], code: int) -> None:
+def test_exit_codes(verdicts: list[str], code: int) -> None:
     lines = tuple(line(f"g{k}", verdict) for k, verdict in enumerate(verdicts))
-    free = line("free", Verdict.FAIL, blocking=False)
+    free = line("free", "fail", blocking=False)
     assert Report("m", "1", None, (*lines, free)).exit_code == code
