@@ -245,12 +245,13 @@ class Planner:
 
     def _settled(self, name: str, found: Flat) -> Flat:
         """Rules name versions by number or version; they are kept by version."""
-        for path, value in list(found.items()):
-            if path[:2] == ("endpoint", "rules") and path[-1] == "version":
-                version = self.world.resolve(name, str(value))
-                if version is not None:
-                    found[path] = version.version
+        if facts.RULES in found:
+            found[facts.RULES] = [self._by_version(name, rule) for rule in found[facts.RULES]]
         return found
+
+    def _by_version(self, name: str, rule: Mapping[str, Any]) -> dict[str, Any]:
+        version = self.world.resolve(name, str(rule["version"]))
+        return {**rule, "version": version.version if version else rule["version"]}
 
     def _version(self, wanted: Wanted, last: FleetObject | None) -> VersionMove | None:
         document = wanted.document
