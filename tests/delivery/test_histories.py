@@ -9,8 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modelfleet.core.errors import InvalidInput
 from modelfleet.delivery.apply import Signed
 from modelfleet.delivery.service import Order
+from modelfleet.fleetfile.documents import ModelDocument
+from modelfleet.fleetfile.sections import Metadata
 from modelfleet.registry.semver import Semver
 from modelfleet.serving.traffic import Sticky
 from modelfleet.wiring import Fleet
@@ -139,3 +142,40 @@ def _begin_anew(fleet: Fleet, registrar: Registrar) -> None:
         registrar.model(name)
     registrar.model("churn")
     registrar.ready("churn", version="1.0.0")
+
+
+JUNK: list[Any] = [
+    None,
+    [],
+    {},
+    "",
+    0,
+    -1,
+    10**30,
+    float("inf"),
+    "\ud800",
+    "\x00",
+    ["x"],
+    {"a": {}},
+]
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=repr)
+def test_junk_in_any_section_is_refused_or_applied_whole(
+    fleet: Fleet, registrar: Registrar, junk: Any
+) -> None:
+    head = {"apiVersion": "modelfleet.dev/v1", "kind": "Model"}
+    named = {"metadata": {"name": "junk", "owner": "growth"}}
+    bodies = [{**head, **named, key: junk} for key in ModelDocument.model_fields]
+    bodies += [
+        {**head, "metadata": {**named["metadata"], key: junk}} for key in Metadata.model_fields
+    ]
+    for body in bodies:
+        try:
+            [result] = fleet.files.apply(ADMIN, SIGNED, [Order(body)])
+        except InvalidInput:
+            continue
+        made = {one.name for one in fleet.registry.list_models(ADMIN)}
+        recorded = {one.name for one in fleet.files.applied(ADMIN)}
+        assert made == recorded, body
+        assert result.status in (0, 400), result

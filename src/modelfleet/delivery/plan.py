@@ -121,8 +121,9 @@ def read(document: object) -> Wanted:
     if not isinstance(document, dict) or kind not in ("Model", "Pipeline"):
         raise InvalidInput("A document is a mapping with kind: Model or Pipeline.")
     try:
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
         made = KINDS[kind].model_validate(document)
-    except (ValidationError, RecursionError) as error:
+    except (ValidationError, RecursionError, ValueError) as error:
         first: Mapping[str, Any] = {}
         if isinstance(error, ValidationError):
             first = error.errors()[0]
