@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from alembic.migration import MigrationContext
 
 import modelfleet.wiring  # noqa: F401 - declares every table
 from modelfleet.core.database import Database, metadata
-from modelfleet.core.errors import Conflict
+from modelfleet.core.errors import Conflict, FleetError
 from modelfleet.core.jobs import job
 from modelfleet.core.migrate import configuration, current, migrate, revisions
 
@@ -66,6 +67,49 @@ def test_writers_wait_for_each_other(database: Database) -> None:
         thread.join()
     with database.read() as connection:
         assert connection.execute(sa.select(job.c.attempts)).scalar_one() == 40
+
+
+def test_verbs_join_one_transaction(database: Database) -> None:
+    with database.together():
+        with database.begin() as first:
+            add(first, "a")
+        with database.read() as reading:
+            assert keys(reading) == {"a"}, "what was written just now is seen"
+        with database.begin() as second:
+            add(second, "b")
+            assert second is first
+    with database.read() as connection:
+        assert keys(connection) == {"a", "b"}
+
+
+def test_what_joined_is_undone_together_even_if_the_error_was_caught(database: Database) -> None:
+    with pytest.raises(KeyboardInterrupt), database.together():
+        with database.begin() as connection:
+            add(connection, "a")
+        raise KeyboardInterrupt
+    with pytest.raises(FleetError, match="nothing was changed"), database.together():
+        with database.begin() as connection:
+            add(connection, "b")
+        with contextlib.suppress(ValueError), database.begin() as connection:
+            add(connection, "c")
+            raise ValueError
+    with database.read() as connection:
+        assert keys(connection) == set()
+
+
+def test_nobody_else_joins(database: Database) -> None:
+    seen: list[set[str]] = []
+
+    def look() -> None:
+        with database.read() as connection:
+            seen.append(keys(connection))
+
+    with database.together() as connection:
+        add(connection, "a")
+        other = threading.Thread(target=look)
+        other.start()
+        other.join(10)
+    assert seen == [set()]
 
 
 def test_acknowledged_means_on_disk(database: Database) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelfleet.fleetfile.documents import KINDS, ModelDocument
@@ -19,6 +19,7 @@ from modelfleet.fleetfile.files import settle
 from modelfleet.fleetfile.load import load
 from modelfleet.fleetfile.merge import lay
 from modelfleet.fleetfile.nodes import Node, parse, resolve
+from modelfleet.fleetfile.problems import Place, Refused
 from modelfleet.fleetfile.schema import schema
 from modelfleet.fleetfile.text import dump, duration, pretty, share, size
 
@@ -216,8 +217,6 @@ mappings = st.dictionaries(words, trees, max_size=4)
 
 
 def node(value: Any) -> Node:
-    from modelfleet.fleetfile.problems import Place
-
     place = Place("t")
     if isinstance(value, dict):
         return Node({k: node(v) for k, v in value.items()}, place, keys=dict.fromkeys(value, place))
@@ -266,8 +265,47 @@ def test_what_is_dumped_is_parsed(value: Any) -> None:
 @given(st.text(max_size=200))
 @settings(deadline=None, max_examples=300)
 def test_any_text_is_read_or_refused(text: str) -> None:
-    from modelfleet.fleetfile.problems import Refused
-
     with contextlib.suppress(Refused):
         for found in parse(text, "t"):
             assert found.plain is not None
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**30, 10**400, -1, 1e308, "5m", "5%", "1x", "p95", "", "@", "^1"])
+    | st.text(max_size=8),
+    lambda below: (
+        st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@st.composite
+def nearly_right(draw: st.DrawFn) -> dict[str, Any]:
+    """The document of the design with something else somewhere."""
+    document: Any = yaml.safe_load(DESIGN)
+    here = document
+    while True:
+        keys = list(here) if isinstance(here, dict) else list(range(len(here)))
+        key = draw(st.sampled_from(keys))
+        if isinstance(here[key], (dict, list)) and here[key] and draw(st.booleans()):
+            here = here[key]
+            continue
+        here[key] = draw(anything)
+        return document
+
+
+@given(nearly_right())
+@settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+def test_what_is_nearly_right_is_read_or_refused_with_its_place(
+    tmp_path: Path, document: dict[str, Any]
+) -> None:
+    path = tmp_path / "churn.model.yaml"
+    path.write_text(json.dumps(document))  # JSON is YAML
+    try:
+        load(path)
+    except Refused as refused:
+        assert all(one.place.line == 1 for one in refused.problems)  # noqa: PT017

@@ -108,12 +108,8 @@ def _lay_seen(document: dict[str, Any], was: Mapping[str, Any], seen: Mapping[An
     for path in [p for p in WATCHED if p not in (("uses",), ("consumers",))]:
         _forget(document, path)
     document["metadata"] = {"name": document["metadata"]["name"], **document["metadata"]}
-    rules: dict[int, dict[str, Any]] = {}
     for path, value in seen.items():
         if path[0] in ("uses", "consumers"):
-            continue
-        if path[:2] == ("endpoint", "rules"):
-            rules.setdefault(int(path[2].strip("[]")), {})[path[3]] = value
             continue
         if DEFAULTS.get(path) == value and not _has(was, path):
             continue
@@ -121,8 +117,6 @@ def _lay_seen(document: dict[str, Any], was: Mapping[str, Any], seen: Mapping[An
         for part in path[:-1]:
             here = here.setdefault(part, {})
         here[path[-1]] = value
-    if rules:
-        document.setdefault("endpoint", {})["rules"] = [rules[n] for n in sorted(rules)]
     told = {use["model"]: use for use in was.get("uses", ())}
     names = sorted(path[1] for path in seen if path[0] == "uses")
     _set(document, "uses", [told.get(name, {"model": name}) for name in names])

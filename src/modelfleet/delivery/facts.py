@@ -29,9 +29,11 @@ DEFAULTS: Flat = {
     ("serve", "isolation"): "shared",
     ("endpoint", "sticky"): "none",
     ("endpoint", "priority"): "normal",
+    ("endpoint", "rules"): [],
 }
 _USED = "uses of"
 """what is said of a use beside that there is one; nothing of it can be observed"""
+RULES: Path = ("endpoint", "rules")
 KEPT = {
     "scale": "scaling",
     "monitor": "monitors of this document",
@@ -51,10 +53,13 @@ def file_facts(document: Mapping[str, Any]) -> Flat:
     metadata = {key: value for key, value in document["metadata"].items() if key != "name"}
     told["metadata"] = metadata
     endpoint = dict(document.get("endpoint", {}))
-    if endpoint:
+    rules = endpoint.pop("rules", None)
+    if "endpoint" in document:
         endpoint.setdefault("name", document["metadata"]["name"])
         told["endpoint"] = endpoint
     found = flat(told)
+    if rules is not None:  # their order decides: they are one value
+        found[RULES] = rules
     for one in document.get("consumers", ()):
         [(kind, name)] = one.items()
         found[("consumers", f"{kind} {name}")] = True
@@ -63,7 +68,8 @@ def file_facts(document: Mapping[str, Any]) -> Flat:
         for key in ("version", "as"):
             if key in one:
                 found[(_USED, one["model"], key)] = one[key]
-    return {path: value for path, value in found.items() if len(path) > 1}
+    kept = ("gates",)  # `signature: {}` says something
+    return {p: one for p, one in found.items() if len(p) > 1 and (one != {} or p[0] in kept)}
 
 
 def seen_facts(
@@ -113,12 +119,11 @@ def _endpoint_facts(endpoint: Endpoint) -> Flat:
         "rate_limit": (
             {"requests": limit.requests, "per": float(limit.seconds)} if limit else None
         ),
-        "rules": rules or None,
         "try_timeout": _seconds(traffic.per_try_timeout_ms),
     }
     told = {key: value for key, value in found.items() if value is not None}
     timeout = _seconds(traffic.timeout_ms)
-    facts = flat({"endpoint": told})
+    facts = flat({"endpoint": told}) | {RULES: rules}
     return facts | ({("serve", "timeout"): timeout} if timeout is not None else {})
 
 

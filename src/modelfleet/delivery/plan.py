@@ -121,8 +121,9 @@ def read(document: object) -> Wanted:
     if not isinstance(document, dict) or kind not in ("Model", "Pipeline"):
         raise InvalidInput("A document is a mapping with kind: Model or Pipeline.")
     try:
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
         made = KINDS[kind].model_validate(document)
-    except (ValidationError, RecursionError) as error:
+    except (ValidationError, RecursionError, ValueError) as error:
         first: Mapping[str, Any] = {}
         if isinstance(error, ValidationError):
             first = error.errors()[0]
@@ -244,12 +245,13 @@ class Planner:
 
     def _settled(self, name: str, found: Flat) -> Flat:
         """Rules name versions by number or version; they are kept by version."""
-        for path, value in list(found.items()):
-            if path[:2] == ("endpoint", "rules") and path[-1] == "version":
-                version = self.world.resolve(name, str(value))
-                if version is not None:
-                    found[path] = version.version
+        if facts.RULES in found:
+            found[facts.RULES] = [self._by_version(name, rule) for rule in found[facts.RULES]]
         return found
+
+    def _by_version(self, name: str, rule: Mapping[str, Any]) -> dict[str, Any]:
+        version = self.world.resolve(name, str(rule["version"]))
+        return {**rule, "version": version.version if version else rule["version"]}
 
     def _version(self, wanted: Wanted, last: FleetObject | None) -> VersionMove | None:
         document = wanted.document

@@ -24,6 +24,9 @@ def schema(kind: str | None = None) -> dict[str, Any]:
     _short_gates(defs)
     if "Metadata" in defs:  # the owner may be said in fleet.yaml
         defs["Metadata"]["required"] = ["name"]
+    if "Serve" in defs:
+        serve = defs["Serve"]["properties"]
+        serve["isolate"] = {**serve["isolation"], "description": "another word for isolation"}
     refs = {name: {"$ref": f"#/$defs/{one.__name__}"} for name, one in kinds.items()}
     head: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
