@@ -21,7 +21,9 @@ from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, NotAllowed, Referenced
 from modelfleet.core.jobs import LocalJobRunner
 from modelfleet.core.layout import Layout
+from modelfleet.identity.approvals import Approvals
 from modelfleet.registry import BundleStore, Entry, Environment, NewVersion, RegistryService
+from modelfleet.rollouts.freezes import FreezeService
 from modelfleet.rollouts.judge import Arm, Tick
 from modelfleet.rollouts.plan import Spec, Strategy
 from modelfleet.rollouts.service import RolloutService
@@ -60,6 +62,8 @@ class World:
         bundles = BundleStore(Layout(folder), blobs)
         self.registry = RegistryService(self.database, bundles, LocalJobRunner(self.database, {}))
         self.endpoints = EndpointService(self.database, 1000)
+        self.freezes = FreezeService(self.database, self.endpoints)
+        self.approvals = Approvals(self.database)
         self.ticks = Ticks()
         self.service = self.reborn()
         self.registry.create_model(SYSTEM, "m", owner_team="growth")

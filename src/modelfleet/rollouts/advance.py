@@ -290,7 +290,7 @@ class Advancer:
     ) -> Observed:
         target = versions[row.to_version_id]
         applied = place.applied_revision >= row.route_revision
-        since = (now - (row.applied_at or now)) / _SECOND
+        since = (now - max(row.applied_at or now, row.step_at)) / _SECOND
         waited = (now - row.step_at) / _SECOND
         at_a_step = row.state in AT_A_STEP
         contest = None

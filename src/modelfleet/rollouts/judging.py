@@ -164,7 +164,9 @@ def _noted(row: Row, notes: Notes, arm: int, tick: Tick, *, leads: bool) -> Note
     if row.spec.arms:
         rewards = notes.rewards or (Reward(),) * (len(row.arms) + 1)
         stable = tick.stable if leads else None
-        notes = replace(notes, rewards=contests.rewarded(rewards, stable, arm, tick.canary))
+        seen = notes.seen + int(leads and not tick.turning)
+        rewards = contests.rewarded(rewards, stable, arm, tick.canary)
+        notes = replace(notes, rewards=rewards, seen=seen)
     return notes
 
 
@@ -207,9 +209,11 @@ def _judged(
     beyond = stable_breaks = ""
     if notes.limits:
         wanted, analysis = row.spec.limits, row.spec.analysis
-        beyond = limits.broken(notes.limits["canary"], wanted, analysis)
-        if row.state is not State.BAKING and stable is not None:
-            stable_breaks = limits.broken(notes.limits["stable"], wanted, analysis)
+        start = limits.begin(wanted, analysis)
+        beyond = limits.broken(notes.limits.get("canary", start), wanted, analysis)
+        if stable is not None:
+            other = notes.limits.get("stable", start)
+            stable_breaks = limits.broken(other, wanted, analysis)
             beyond = "" if stable_breaks else beyond
     state = states[_of_target(row)]
     if row.state is State.BAKING and row.spec.analysis.outcomes:
@@ -251,6 +255,8 @@ def contest(
     ]
     since = (now - row.step_at) / _SECOND if applied else 0.0
     shared = (now - max(judged.notes.shared_at, row.step_at)) / _SECOND if applied else 0.0
+    if not judged.notes.seen:
+        shared = 0.0  # weights that moved before anything was seen of them would learn nothing
     return contests.look(
         row.spec,
         rewards[0],

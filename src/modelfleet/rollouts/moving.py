@@ -123,22 +123,22 @@ class Mover:
         now: int,
     ) -> Mapping[str, object]:
         routes, stable_id = routes_of(after, move)
+        revision = self._endpoints.set_routes(
+            connection,
+            row.endpoint_id,
+            routes,
+            stable_version_id=stable_id,
+            overlay=overlay_of(after, move, versions),
+        )
+        values: dict[str, object] = {}
+        if move.out is None and move.shares is None:
+            values["step_at"] = now
+        if revision == row.route_revision:
+            return values  # a step that waits: what was counted goes on counting
         judges = row.judges
         if row.state in AT_A_STEP:
             judges = tuple(judge.next_step(one, pair_share(row, k)) for k, one in enumerate(judges))
-        values: dict[str, object] = {
-            "route_revision": self._endpoints.set_routes(
-                connection,
-                row.endpoint_id,
-                routes,
-                stable_version_id=stable_id,
-                overlay=overlay_of(after, move, versions),
-            ),
-            "applied_at": None,
-            "judge": store.plain(judges),
-        }
-        if move.out is None and move.shares is None:
-            values["step_at"] = now
+        values |= {"route_revision": revision, "applied_at": None, "judge": store.plain(judges)}
         return values
 
     # People --------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def _arms(row: Row, move: Move, now: int) -> tuple[tuple[Arm, ...], Notes]:
         arms = tuple(
             replace(one, share=share) for one, share in zip(arms, move.shares, strict=True)
         )
-        notes = replace(notes, shared_at=now, shares=notes.shares + 1)
+        notes = replace(notes, shared_at=now, shares=notes.shares + 1, seen=0)
     if move.asks:
         notes = replace(notes, asked=move.step)
     if move.resumes:
@@ -204,7 +204,9 @@ def _arms(row: Row, move: Move, now: int) -> tuple[tuple[Arm, ...], Notes]:
     if move.tells:
         notes = replace(notes, alerted=True)
     if move.state is State.BAKING and move.traffic is not None:
-        notes = replace(notes, limits={})  # the bake is judged by itself
+        # The bake is judged by itself; that the stable version was no better is not forgotten.
+        kept = {side: one for side, one in notes.limits.items() if side == "stable"}
+        notes = replace(notes, limits=kept)
     return arms, notes
 
 

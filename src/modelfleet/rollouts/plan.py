@@ -256,6 +256,8 @@ class Spec:
                 "Each arm gets traffic, and something is left for the stable version.",
                 hint="Weights are basis points; together below 10000.",
             )
+        if self.on_inconclusive == "ask":
+            raise InvalidInput("An A/B/n test that is not decided holds, or goes back.")
         floor = self.bandit.floor if self.bandit else 0
         if floor * (len(self.arms) + 1) > FULL:
             raise InvalidInput(f"{len(self.arms) + 1} arms can't each keep {floor} basis points.")

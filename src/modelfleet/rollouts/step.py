@@ -176,7 +176,8 @@ def waits_for(spec: Spec, seen: Observed, desired: Desired, move: Move | None) -
         return "Somebody resumes it."
     if seen.asked is not None and seen.asked.standing is Standing.WAITING:
         return seen.asked.sentence
-    if seen.state is State.AWAITING_APPROVAL:
+    approved = seen.approval.standing is Standing.PASSED
+    if seen.state is State.AWAITING_APPROVAL and not approved:
         return seen.approval.sentence or "Somebody approves."
     if not seen.applied and seen.state not in UNMOVED:
         return "The gateway runs the new routes once every version with traffic is loaded."
@@ -188,7 +189,7 @@ def waits_for(spec: Spec, seen: Observed, desired: Desired, move: Move | None) -
 
 
 def _missing(spec: Spec, seen: Observed) -> str:
-    if seen.state is not State.STEPPING:
+    if seen.state not in (State.STEPPING, State.AWAITING_APPROVAL):
         return seen.blocked
     if seen.contest is not None:
         return seen.contest.sentence

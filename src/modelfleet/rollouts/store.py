@@ -122,6 +122,8 @@ class Notes:
     """when a bandit last moved the weights, microseconds"""
     shares: int = 0
     """how often it did"""
+    seen: int = 0
+    """ticks that were counted with the present weights"""
 
 
 @dataclass(frozen=True)
