@@ -42,7 +42,8 @@ from modelfleet.gates import PrepareService
 from modelfleet.gates.completion import Completer
 from modelfleet.gates.platform import Rooms as GateRooms
 from modelfleet.gates.rebuild import REBUILD, RebuildService
-from modelfleet.gates.service import RUN_GATE, GateService
+from modelfleet.gates.running import RUN_GATE
+from modelfleet.gates.service import GateService
 from modelfleet.gates.store import uploads_of
 from modelfleet.gates.subjects import Subjects
 from modelfleet.identity import Approvals, IdentityService

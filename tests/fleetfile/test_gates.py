@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from modelfleet.fleetfile import gates
+from modelfleet.fleetfile import gate_lists, gates
 
 QUALITY = {"dataset": "d@1", "metric": "accuracy", "minimum": 0.8}
 
 
 def test_names_are_given() -> None:
-    found = gates.parse_all(
+    found = gate_lists.parse_all(
         [
             "signature",
             {"quality": QUALITY},
@@ -49,13 +49,13 @@ def test_names_are_given() -> None:
 )
 def test_what_can_not_be(entries: list[object], said: str) -> None:
     with pytest.raises(ValueError, match=None) as caught:
-        gates.parse_all(entries)
+        gate_lists.parse_all(entries)
     assert said in str(caught.value)
 
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(ValueError, match="gate 1") as caught:
-        gates.parse_all([{"quality": {"metric": "auc"}}, "nothing", "latency"])
+        gate_lists.parse_all([{"quality": {"metric": "auc"}}, "nothing", "latency"])
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     assert lines[0] == "gate 1 (quality): dataset: Field required"
@@ -64,9 +64,9 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
 def test_files_and_what_they_become() -> None:
     sha = "a" * 64
     _, spec = gates.parse({"run": {"uses": "checks/a.py", "dataset": "eval.csv"}})
-    assert gates.local_files(spec) == {"dataset": "eval.csv", "uses": "checks/a.py"}
+    assert gate_lists.local_files(spec) == {"dataset": "eval.csv", "uses": "checks/a.py"}
     _, spec = gates.parse({"run": {"uses": f"a.py@sha256:{sha}", "dataset": "churn@latest"}})
-    assert gates.local_files(spec) == {}
-    assert gates.digests_of({"run": {"uses": f"a.py@sha256:{sha}"}}) == {sha}
-    assert gates.digests_of("signature") == set()
-    assert gates.file_of(f"a.py@sha256:{sha}") == "a.py"
+    assert gate_lists.local_files(spec) == {}
+    assert gate_lists.digests_of({"run": {"uses": f"a.py@sha256:{sha}"}}) == {sha}
+    assert gate_lists.digests_of("signature") == set()
+    assert gate_lists.file_of(f"a.py@sha256:{sha}") == "a.py"

@@ -21,7 +21,7 @@ from modelfleet.gates.kinds.base import Consumer, FeatureCounts, Replayed
 from modelfleet.gates.kinds.dependencies import packages
 from modelfleet.gates.kinds.infrastructure import _differences
 from modelfleet.gates.kinds.latency import quantile_bounds
-from modelfleet.gates.service import checked
+from modelfleet.gates.running import checked
 from modelfleet.gates.store import Verdict
 from modelfleet.registry.signature import BundleInfo, Signature, Tensor
 from modelfleet.serving.lab import Answers, TimedOut

@@ -17,7 +17,9 @@ from modelfleet.core.jobs import Handler, LocalJobRunner, job
 from modelfleet.fleetfile.gates import Gate
 from modelfleet.gates import kinds, list_runs, store
 from modelfleet.gates.kinds.base import Case, Kind
-from modelfleet.gates.service import RUN_GATE, GateService, verdict_of
+from modelfleet.gates.requests import verdict_of
+from modelfleet.gates.running import RUN_GATE
+from modelfleet.gates.service import GateService
 from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.registry import Version
 from modelfleet.registry.garbage import GarbageService

@@ -13,7 +13,7 @@ from modelfleet.api.base import Caller, FleetDep, permits
 from modelfleet.core.authorization import Action
 from modelfleet.gates import GateRun, list_runs
 from modelfleet.gates.platform import Users
-from modelfleet.gates.service import GateRequest
+from modelfleet.gates.requests import GateRequest
 from modelfleet.registry.signature import Signature, Tensor
 
 router = APIRouter(prefix="/v1", tags=["gates"])

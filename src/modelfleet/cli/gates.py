@@ -122,7 +122,7 @@ def show_gates(request: str, home: Path | None, url: str | None, as_json: bool) 
 
 def _wanted(document: Path | None, chosen: Sequence[str]) -> tuple[str | None, list[object]]:
     """The model's name in the document, and the gates of both. All of them are checked first."""
-    from modelfleet.fleetfile.gates import parse_all
+    from modelfleet.fleetfile.gate_lists import parse_all
 
     name, entries = (None, []) if document is None else _read(document)
     for text in chosen:
@@ -156,7 +156,8 @@ def _yaml(text: str, where: str) -> Any:
 
 def _uploaded(connection: Client, entries: Sequence[object], beside: Path) -> list[object]:
     """Entries with local files sent, and named by their digests."""
-    from modelfleet.fleetfile.gates import local_files, parse
+    from modelfleet.fleetfile.gate_lists import local_files
+    from modelfleet.fleetfile.gates import parse
 
     found: list[object] = []
     for entry in entries:

@@ -22,7 +22,7 @@ from modelfleet.client.saving.objects import Saved
 from modelfleet.core.blobs import FolderBlobStore
 from modelfleet.core.errors import NotFound
 from modelfleet.core.layout import Layout
-from modelfleet.fleetfile.gates import Named, digest_of, is_registered
+from modelfleet.fleetfile.gate_lists import Named, digest_of, is_registered
 from modelfleet.gates import kinds, tables
 from modelfleet.gates.kinds.base import (
     Case,
@@ -33,7 +33,7 @@ from modelfleet.gates.kinds.base import (
     Unknown,
     inconclusive,
 )
-from modelfleet.gates.service import checked
+from modelfleet.gates.running import checked
 from modelfleet.gates.store import GateRun
 from modelfleet.registry import BundleStore
 from modelfleet.registry.signature import read

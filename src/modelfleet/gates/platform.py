@@ -13,7 +13,7 @@ from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, NotFound
 from modelfleet.core.layout import Layout
-from modelfleet.fleetfile.gates import digest_of, file_of
+from modelfleet.fleetfile.gate_lists import digest_of, file_of
 from modelfleet.gates import tables
 from modelfleet.gates.kinds.base import Consumer, Dataset, FeatureCounts, Replayed, Unknown
 from modelfleet.gates.replay import Replayer

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from modelfleet.core.clock import iso, now_us
 from modelfleet.core.database import Database, Json, metadata
-from modelfleet.fleetfile.gates import digests_of
+from modelfleet.fleetfile.gate_lists import digests_of
 
 
 class Verdict(StrEnum):

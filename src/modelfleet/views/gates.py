@@ -11,7 +11,7 @@ import msgspec
 from modelfleet.core.authorization import Principal
 from modelfleet.core.errors import NotFound
 from modelfleet.gates import GateRun, list_runs
-from modelfleet.gates.service import GateRequest
+from modelfleet.gates.requests import GateRequest
 from modelfleet.registry import Version
 from modelfleet.views.histograms import Bin
 from modelfleet.wiring import Fleet

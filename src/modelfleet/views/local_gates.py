@@ -17,7 +17,8 @@ from modelfleet.client.saving.objects import Saved
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import load_settings
 from modelfleet.gates.local import Checked, Workshop, run_all
-from modelfleet.gates.service import GateRequest, GateState, named_of
+from modelfleet.gates.requests import GateRequest, GateState
+from modelfleet.gates.wanting import named_of
 from modelfleet.host.workers import install_worker_package
 from modelfleet.serving.progress import Progress
 from modelfleet.wiring import confinement_of, owner_of

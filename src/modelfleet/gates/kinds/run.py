@@ -18,7 +18,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from modelfleet.core.errors import InvalidInput
-from modelfleet.fleetfile.gates import Run, file_of
+from modelfleet.fleetfile.gate_lists import file_of
+from modelfleet.fleetfile.gates import Run
 from modelfleet.gates import supervise
 from modelfleet.gates.kinds.base import Case, Kind, run
 from modelfleet.gates.store import GateRun, Verdict
