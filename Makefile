@@ -10,6 +10,8 @@
 # make fuzz    bad input by coverage, for a minute a parser   (make fuzz ARGS='--seconds 600')
 # make bench-registry   beside mlflow server
 # make bench-hostile   what bad neighbours do to a good client
+# make simulate   10,000 faulty histories of rollouts   (make simulate ARGS='--histories 500')
+# make bench-rollouts   what hundreds of running rollouts cost
 # make bench-writers   what writing costs on SQLite and PostgreSQL
 # make lock    resolve the dependencies anew
 
@@ -22,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check fuzz bench-serving bench-faults bench-pipelines bench-batch bench-gateway \
-  bench-registry bench-hostile bench-writers lock docs clean browser proto
+  bench-registry bench-hostile bench-writers bench-rollouts simulate lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -67,6 +69,12 @@ bench-registry: $(VENV)/.installed
 
 bench-hostile: $(VENV)/.installed
 	$(BIN)/python bench/hostile.py $(ARGS)
+
+simulate: $(VENV)/.installed
+	$(BIN)/python bench/simulate.py $(ARGS)
+
+bench-rollouts: $(VENV)/.installed
+	$(BIN)/python bench/rollouts.py $(ARGS)
 
 bench-writers: $(VENV)/.installed
 	$(BIN)/python bench/writers.py
