@@ -12,6 +12,8 @@
 # make bench-apply   what applying fleet files costs
 # make bench-hostile   what bad neighbours do to a good client
 # make bench-judge   how often the judge is wrong, beside the usual tests
+# make simulate   10,000 faulty histories of rollouts   (make simulate ARGS='--histories 500')
+# make bench-rollouts   what hundreds of running rollouts cost
 # make bench-writers   what writing costs on SQLite and PostgreSQL
 # make bench-gates   what a gate run costs beyond its check
 # make lock    resolve the dependencies anew
@@ -25,8 +27,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check fuzz bench-serving bench-faults bench-pipelines bench-batch bench-gateway \
-  bench-registry bench-apply bench-hostile bench-writers bench-judge bench-gates lock docs clean \
-  browser proto
+  bench-registry bench-apply bench-hostile bench-writers bench-judge bench-gates bench-rollouts \
+  simulate lock docs clean browser proto
 
 $(VENV)/.installed: requirements.lock requirements-bootstrap.lock requirements-data.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("modelfleet needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -77,6 +79,12 @@ bench-hostile: $(VENV)/.installed
 
 bench-judge: $(VENV)/.installed
 	$(BIN)/python bench/judge.py $(ARGS)
+
+simulate: $(VENV)/.installed
+	$(BIN)/python bench/simulate.py $(ARGS)
+
+bench-rollouts: $(VENV)/.installed
+	$(BIN)/python bench/rollouts.py $(ARGS)
 
 bench-writers: $(VENV)/.installed
 	$(BIN)/python bench/writers.py

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ from load import Load, rows
 from running import Platform, eventually, say
 from zoo import EXAMPLE, Linear
 
+from modelfleet.client import Client
+from modelfleet.client.errors import ClientError
 from modelfleet.client.types import Rollout
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("e2e-rollouts")]
@@ -91,7 +95,17 @@ def test_a_canary_that_fails_one_request_in_twenty_is_rolled_back(platform: Plat
     assert served_version(platform, "failing") == found.from_version
     assert set(load.tally.statuses) == {200, 500}, load.tally
     assert load.tally.bad <= before + 1, "the bad version still gets traffic"
+    took = seconds_back(platform, rollout)
+    assert took < 1.0
     say(f"rolled back after {load.tally.bad} failed of {load.tally.statuses.total()} requests")
+    say(f"{took:.2f} s from the verdict to all traffic on the stable version")
+
+
+def seconds_back(platform: Platform, rollout: Rollout) -> float:
+    """From the verdict to the moment at which the gateway was known to run the old routes."""
+    moves = platform.client.api.get(f"/v1/rollouts/{rollout.id}")["moves"]
+    at = {one["state"]: datetime.fromisoformat(one["at"]) for one in moves}
+    return (at["rolled_back"] - at["rolling_back"]).total_seconds()
 
 
 def test_a_canary_with_shifted_predictions_is_rolled_back(platform: Platform) -> None:
@@ -170,3 +184,36 @@ def test_blue_green_goes_back_if_the_new_version_fails(platform: Platform) -> No
         load.wait_for(50)
     assert found.state == "rolled_back", found
     assert served_version(platform, "broken") == found.from_version
+
+
+def test_a_preview_then_a_yes_then_weights(platform: Platform) -> None:
+    """Only who sends the header meets the new version until somebody has approved it."""
+    serve(platform, "previewed")
+    admin = platform.client.api
+    admin.post("/v1/principals", {"name": "amy", "kind": "person"})
+    admin.post("/v1/principals/amy/grants", {"role": "approver", "team": "e2e"})
+    key = admin.post("/v1/keys", {"principal": "amy"})["key"]
+    steps = [
+        {"preview": {"header": "x-beta", "equals": "yes"}, "seconds": 1},
+        {"approve": {"role": "approver"}},
+        {"weight": 5000, "seconds": 1},
+        {"weight": 10_000, "seconds": 1},
+    ]
+    with traffic(platform, "previewed") as load:
+        load.wait_for(50)
+        spec = {"strategy": "canary", "steps": steps, "analysis": ANALYSIS}
+        rollout = start(platform, "previewed", Linear(weight=1.02), spec)
+        until(platform, rollout, "awaiting_approval")
+        assert weights(platform, "previewed") == [10_000]
+        (asked,) = admin.get("/v1/approvals", state="waiting")
+        with pytest.raises(ClientError, match="asked for or made"):
+            admin.post(f"/v1/approvals/{asked['id']}/approve", {"reason": "my own"})
+        assert served_version(platform, "previewed") == rollout.from_version
+        met = platform.ask("previewed", rows(3)(random.Random(1)), headers={"x-beta": "yes"}).body
+        assert met["model_version"] == rollout.to_version
+        amy = Client(f"http://127.0.0.1:{platform.ports()['api']}", key=key)
+        amy.api.post(f"/v1/approvals/{asked['id']}/approve", {"reason": "it looks fine"})
+        found = ended(platform, rollout)
+    assert found.state == "succeeded", found
+    assert load.tally.bad == 0, f"{load.tally}"
+    assert served_version(platform, "previewed") == found.to_version

@@ -105,7 +105,7 @@ class World:
                 connection, rollout.id, State.STEPPING, 0, "50% goes to it.", "modelfleet"
             )
             seen = [NewEvidence(tick, 0, 0, verdict(tick)) for tick in range(20)]
-            rollout_store.add_evidence(connection, rollout.id, seen)
+            rollout_store.add_evidence(connection, [(rollout.id, one) for one in seen])
 
     def traffic(self) -> None:
         """Half an hour of windows; f0 of churn 1.0.0 is shifted in the last ten minutes."""

@@ -125,7 +125,10 @@ def start(
     connection: Client, body: Mapping[str, object], endpoint: str | None, wait: bool, as_json: bool
 ) -> None:
     """Start a rollout, and wait for its end if that is wanted."""
-    connection.prepare(str(body["model"]), str(body["version"]))
+    spec = body["spec"]
+    arms = spec.get("arms") if isinstance(spec, Mapping) else None
+    for version in [one["version"] for one in arms or ()] or [body["version"]]:
+        connection.prepare(str(body["model"]), str(version))
     found: Any = connection.api.post("/v1/rollouts", {**body, "endpoint": endpoint})
     if wait:
         found = _until_ended(connection, found)

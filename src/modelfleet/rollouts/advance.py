@@ -78,6 +78,7 @@ class Outcome:
     """ticks were read up to here"""
     versions: tuple[Version, ...] = ()
     """of the arms"""
+    verdicts: Sequence[Verdict | None] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -253,6 +254,7 @@ class Advancer:
             waits_for(row.spec, observed, row.desired, move),
             closed if judged.read else None,
             arms,
+            judged.verdicts,
         )
         return outcome, observed
 
@@ -380,9 +382,13 @@ class Advancer:
         """All in one transaction; if that fails, each in its own, so that one harms no other."""
         if not units:
             return 0
+        quiet = [unit[0] for unit in units if len(unit) == 1 and unit[0].move is None]
+        others = [unit for unit in units if len(unit) > 1 or unit[0].move is not None]
         try:
             with self._database.begin() as connection:
-                written = [unit for unit in units if self._commit(connection, unit)]
+                store.note_all(connection, [_noted(one) for one in quiet])
+                written = [unit for unit in others if self._commit(connection, unit)]
+                written += [[one] for one in quiet]
         except FleetError:
             raise
         except Exception as error:  # noqa: BLE001 - found out below whose it is
@@ -393,9 +399,25 @@ class Advancer:
                     written.append(unit)
         for unit in written:
             for one in unit:
-                if one.closed is not None and one.move is None:
-                    self._closed[one.row.id] = (one.closed, one.applied_at)
+                if one.move is None:
+                    self._remember(one)
         return len(written)
+
+    def _remember(self, one: Outcome) -> None:
+        """What was just written need not be read again."""
+        row = one.row
+        after = replace(
+            row,
+            judges=one.judges,
+            notes=one.notes,
+            applied_at=one.applied_at,
+            waits=one.waits,
+            revision=row.revision + 1,
+        )
+        self._known[row.id] = after
+        self._verdicts[row.id] = (after.revision, one.verdicts)
+        if one.closed is not None:
+            self._closed[row.id] = (one.closed, one.applied_at)
 
     def _alone(self, unit: Sequence[Outcome]) -> bool:
         with self._database.begin() as connection:
@@ -423,7 +445,7 @@ class Advancer:
             values["waits"] = one.waits
         if not store.update(connection, row, **values):
             return False
-        store.add_evidence(connection, row.id, one.evidence)
+        store.add_evidence(connection, [(row.id, found) for found in one.evidence])
         if one.move is not None:
             after = replace(row, judges=one.judges, notes=one.notes, revision=row.revision + 1)
             self._mover.make(connection, after, one.move, one.versions)
@@ -436,6 +458,10 @@ class Advancer:
         except Exception as error:
             log.exception("rollout", rollout=row.id, endpoint=row.endpoint, error=str(error))
             return None
+
+
+def _noted(one: Outcome) -> store.Noted:
+    return store.Noted(one.row, one.judges, one.notes, one.applied_at, one.waits, one.evidence)
 
 
 def blocked(

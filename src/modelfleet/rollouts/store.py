@@ -424,7 +424,8 @@ def evidence_of(connection: sa.Connection, rollout_id: str, limit: int) -> Seque
     ]
 
 
-def add_evidence(connection: sa.Connection, rollout_id: str, found: Sequence[NewEvidence]) -> None:
+def add_evidence(connection: sa.Connection, found: Sequence[tuple[str, NewEvidence]]) -> None:
+    """Of rollouts by id."""
     now = now_us()
     if found:
         connection.execute(
@@ -438,9 +439,58 @@ def add_evidence(connection: sa.Connection, rollout_id: str, found: Sequence[New
                     "at": now,
                     "verdict": msgspec.to_builtins(one.verdict),
                 }
-                for one in found
+                for rollout_id, one in found
             ],
         )
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What is written of a rollout that does not move."""
+
+    row: Row
+    judges: tuple[JudgeState, ...]
+    notes: Notes
+    applied_at: int | None
+    waits: str
+    evidence: Sequence[NewEvidence]
+
+
+_NOTE = (
+    sa.update(rollout)
+    .where(rollout.c.id == sa.bindparam("known"), rollout.c.revision == sa.bindparam("read"))
+    .values(
+        judge=sa.bindparam("judge"),
+        notes=sa.bindparam("notes"),
+        applied_at=sa.bindparam("applied_at"),
+        waits=sa.bindparam("waits"),
+        revision=sa.bindparam("next"),
+    )
+)
+
+
+def note_all(connection: sa.Connection, found: Sequence[Noted]) -> None:
+    """All of it at once. Raises `RuntimeError` if anybody wrote to one of them meanwhile."""
+    if not found:
+        return
+    changed = connection.execute(
+        _NOTE,
+        [
+            {
+                "known": one.row.id,
+                "read": one.row.revision,
+                "next": one.row.revision + 1,
+                "judge": plain(one.judges),
+                "notes": plain(one.notes),
+                "applied_at": one.applied_at,
+                "waits": one.waits,
+            }
+            for one in found
+        ],
+    )
+    if changed.rowcount != len(found):
+        raise RuntimeError("somebody else wrote to a rollout")
+    add_evidence(connection, [(one.row.id, new) for one in found for new in one.evidence])
 
 
 def plain(value: object) -> object:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from modelfleet.core.authorization import Action, Principal
 from modelfleet.core.clock import to_us
+from modelfleet.identity.approvals import Approval, may_answer
+from modelfleet.rollouts.judge import MetricVerdict
 from modelfleet.rollouts.plan import Kind, Step
 from modelfleet.rollouts.service import Details
-from modelfleet.rollouts.step import ENDED, State, describe
+from modelfleet.rollouts.step import AT_A_STEP, ENDED, State, describe
 from modelfleet.rollouts.store import Evidence, Move, Rollout
 from modelfleet.serving.endpoints import FULL
 from modelfleet.views.times import moment
@@ -18,6 +20,8 @@ from modelfleet.wiring import Fleet
 
 TICKS = 600
 _DRAWN = 120
+_E_VALUES = frozenset({"errors", "latency", "disagreements"})
+"""metrics that are drawn as evidence; the others are drawn as bounds"""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class StepView:
 class MetricView:
     """What the judge says of one metric, and how it came there.
 
-    For errors, latency and disagreements `harm` and `proof` are ln E against their `needed`; for
-    predictions they are the distance that is sure and the one that is possible, against the limit.
+    For counts of bad requests `harm` and `proof` are ln E against their `needed`; for distances and
+    means they are the bound that is sure and the one that is possible, against the limit.
     """
 
     name: str
@@ -45,6 +49,17 @@ class MetricView:
     proof: tuple[float, ...]
     harm_needed: float
     proof_needed: float
+    key: str = ""
+    """distinct on a page"""
+    version: str = ""
+    """of the arm, if there are several"""
+
+
+@dataclass(frozen=True)
+class ApprovalView:
+    approval: Approval
+    may_answer: bool
+    answers: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,11 @@ class RolloutView:
     may_pause: bool
     may_resume: bool
     may_abort: bool
+    may_promote: bool
+    may_retry: bool
+    may_override: bool
+    approvals: tuple[ApprovalView, ...]
+    group: Sequence[Rollout]
 
 
 def rollout_view(fleet: Fleet, principal: Principal, rollout_id: str) -> RolloutView:
@@ -75,12 +95,14 @@ def present(details: Details, principal: Principal) -> RolloutView:
     ended = rollout.state in {state.value for state in ENDED}
     steers = not ended and rollout.desired != "abort"
     may_steer = steers and principal.may(Action.ROLLOUT, rollout.owner_team)
-    stepping = rollout.state in (State.PENDING, State.STEPPING, State.PAUSED)
+    waiting = {State.PENDING, State.GATING, State.AWAITING_APPROVAL}
+    stepping = rollout.state in {*waiting, State.STEPPING, State.PAUSED}
+    failed = ended and rollout.state != State.SUCCEEDED and not rollout.group
     return RolloutView(
         rollout=rollout,
         steps=steps_of(rollout),
         moves=details.moves,
-        metrics=metrics_of(details.evidence),
+        metrics=_all_metrics(details),
         finding=last.finding.value if last else "inconclusive",
         verdict=last.sentence if last else "The judge has seen nothing yet.",
         samples_stable=last.samples_stable if last else 0,
@@ -93,6 +115,24 @@ def present(details: Details, principal: Principal) -> RolloutView:
         may_abort=steers
         and rollout.state != State.ROLLING_BACK
         and principal.may(Action.ROLL_BACK, rollout.owner_team),
+        may_promote=may_steer and rollout.state in AT_A_STEP and not rollout.arms,
+        may_retry=failed and principal.may(Action.ROLLOUT, rollout.owner_team),
+        may_override=not ended
+        and rollout.waits.startswith("Frozen")
+        and principal.may(Action.FREEZE, rollout.owner_team),
+        approvals=tuple(approval_view(one, principal) for one in details.approvals),
+        group=details.group,
+    )
+
+
+def approval_view(one: Approval, principal: Principal) -> ApprovalView:
+    return ApprovalView(one, may_answer(principal, one), _answers(one))
+
+
+def _answers(one: Approval) -> str:
+    return ", ".join(
+        f"{given.principal} {given.decision}" + (f" ({given.reason})" if given.reason else "")
+        for given in one.answers
     )
 
 
@@ -145,31 +185,49 @@ def _place(number: int, here: int, state: str) -> str:
     return "now" if number == here else "next"
 
 
-def metrics_of(evidence: Sequence[Evidence]) -> tuple[MetricView, ...]:
-    """Series by metric, thinned to what a chart can show; the last tick is always there."""
-    if not evidence:
+def metrics_of(
+    evidence: Sequence[Evidence], arm: int = 0, version: str = ""
+) -> tuple[MetricView, ...]:
+    """Series by metric of one arm, thinned to what a chart can show; the last tick is there.
+
+    version: of the arm, if there are several.
+    """
+    own = [one for one in evidence if one.arm == arm]
+    if not own:
         return ()
-    stride = max(1, math.ceil(len(evidence) / _DRAWN))
-    drawn = [*evidence[:-1][::stride], evidence[-1]]
-    found = []
-    for number, one in enumerate(evidence[-1].verdict.metrics):
-        points = [
-            (to_us(moment(tick.at)), tick.verdict.metrics[number])
-            for tick in drawn
-            if number < len(tick.verdict.metrics)
-            and tick.verdict.metrics[number].metric == one.metric
-        ]
-        found.append(
-            MetricView(
-                name=one.metric,
-                finding=one.finding.value,
-                sentence=one.sentence,
-                is_distance=one.metric == "predictions",
-                times_us=tuple(at for at, _ in points),
-                harm=tuple(metric.harm for _, metric in points),
-                proof=tuple(metric.proof for _, metric in points),
-                harm_needed=one.harm_needed,
-                proof_needed=one.proof_needed,
-            )
-        )
-    return tuple(found)
+    stride = max(1, math.ceil(len(own) / _DRAWN))
+    drawn = [*own[:-1][::stride], own[-1]]
+    return tuple(_metric(one, drawn, arm, version) for one in own[-1].verdict.metrics)
+
+
+def _metric(one: MetricVerdict, drawn: Sequence[Evidence], arm: int, version: str) -> MetricView:
+    points = [
+        (to_us(moment(tick.at)), metric)
+        for tick in drawn
+        for metric in tick.verdict.metrics
+        if metric.metric == one.metric
+    ]
+    return MetricView(
+        name=one.metric,
+        finding=one.finding.value,
+        sentence=one.sentence,
+        is_distance=one.metric not in _E_VALUES,
+        times_us=tuple(at for at, _ in points),
+        harm=tuple(metric.harm for _, metric in points),
+        proof=tuple(metric.proof for _, metric in points),
+        harm_needed=one.harm_needed,
+        proof_needed=one.proof_needed,
+        key=f"{one.metric}-{arm}" if version else one.metric,
+        version=version,
+    )
+
+
+def _all_metrics(details: Details) -> tuple[MetricView, ...]:
+    arms = details.rollout.arms
+    if not arms:
+        return metrics_of(details.evidence)
+    return tuple(
+        metric
+        for number, arm in enumerate(arms)
+        for metric in metrics_of(details.evidence, number, arm.version)
+    )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from modelfleet.core.authorization import Action
 from modelfleet.views.replay import Replay, read_replay
-from modelfleet.views.rollout import MetricView, RolloutView, rollout_view
+from modelfleet.views.rollout import MetricView, RolloutView, approval_view, rollout_view
 from modelfleet.web.base import FleetDep, Sender, Viewer, go_to, permits, require
 from modelfleet.web.charts import Limit, Mark, Series, line_chart
 from modelfleet.web.render import page
 
 router = APIRouter()
 _LISTED = 200
+Reason = Annotated[str, Form()]
+Back = Annotated[str, Form()]
 
 
 @router.get("/rollouts", **permits(Action.READ))
@@ -44,7 +48,7 @@ def list_rollouts(
 def show_rollout(request: Request, fleet: FleetDep, session: Viewer, rollout_id: str) -> Response:
     view = rollout_view(fleet, session.principal, rollout_id)
     replay = read_replay(fleet.layout)
-    charts = {one.name: metric_chart(one, view, replay) for one in view.metrics}
+    charts = {one.key: metric_chart(one, view, replay) for one in view.metrics}
     return page(request, "rollout.html", session, view=view, charts=charts)
 
 
@@ -66,6 +70,57 @@ def abort(fleet: FleetDep, session: Sender, rollout_id: str) -> Response:
     return go_to(f"/rollouts/{rollout_id}")
 
 
+@router.post("/rollouts/{rollout_id}/promote", **permits(Action.ROLLOUT))
+def promote(fleet: FleetDep, session: Sender, rollout_id: str, reason: Reason = "") -> Response:
+    fleet.rollouts.promote(session.principal, rollout_id, reason)
+    return go_to(f"/rollouts/{rollout_id}")
+
+
+@router.post("/rollouts/{rollout_id}/retry", **permits(Action.ROLLOUT))
+def retry(fleet: FleetDep, session: Sender, rollout_id: str) -> Response:
+    made = fleet.rollouts.retry(session.principal, rollout_id)
+    return go_to(f"/rollouts/{made.id}")
+
+
+@router.post("/rollouts/{rollout_id}/override", **permits(Action.FREEZE))
+def override(fleet: FleetDep, session: Sender, rollout_id: str, reason: Reason = "") -> Response:
+    fleet.rollouts.override(session.principal, rollout_id, reason)
+    return go_to(f"/rollouts/{rollout_id}")
+
+
+@router.get("/approvals", **permits(Action.READ))
+def list_approvals(
+    request: Request, fleet: FleetDep, session: Viewer, show: str = "waiting"
+) -> Response:
+    """What waits for a second person's yes."""
+    require(session, Action.READ)
+    state = "waiting" if show != "all" else ""
+    found = fleet.approvals.list(session.principal, state=state)
+    shown = [approval_view(one, session.principal) for one in found]
+    return page(request, "approvals.html", session, approvals=shown, show=show)
+
+
+@router.post("/approvals/{approval_id}/approve", **permits(Action.READ))
+def approve(
+    fleet: FleetDep, session: Sender, approval_id: str, reason: Reason = "", back: Back = ""
+) -> Response:
+    fleet.approvals.answer(session.principal, approval_id, approve=True, reason=reason)
+    return go_to(_back(back))
+
+
+@router.post("/approvals/{approval_id}/reject", **permits(Action.READ))
+def reject(
+    fleet: FleetDep, session: Sender, approval_id: str, reason: Reason = "", back: Back = ""
+) -> Response:
+    fleet.approvals.answer(session.principal, approval_id, approve=False, reason=reason)
+    return go_to(_back(back))
+
+
+def _back(place: str) -> str:
+    """Only to pages of our own."""
+    return place if re.fullmatch(r"/rollouts/[0-9a-f]{1,64}", place) else "/approvals"
+
+
 def metric_chart(metric: MetricView, view: RolloutView, replay: Replay | None) -> str:
     """The judge's evidence over time against what it needs.
 
@@ -74,12 +129,14 @@ def metric_chart(metric: MetricView, view: RolloutView, replay: Replay | None) -
     """
     marks = [Mark(at, name) for at, name in view.marks_us]
     if metric.is_distance:
+        most = 1.0 if metric.name == "predictions" else 4 * abs(metric.harm_needed) + 1e-9
+        least = 0.0 if metric.name == "predictions" else -most
         series = [
-            Series("at least", "bad", [max(value, 0.0) for value in metric.harm]),
-            Series("at most", "good", [min(value, 1.0) for value in metric.proof]),
+            Series("at least", "bad", [min(max(value, least), most) for value in metric.harm]),
+            Series("at most", "good", [min(max(value, least), most) for value in metric.proof]),
         ]
         limits = [Limit("allowed", "ink", metric.harm_needed)]
-        title = "How far the canary's predictions lie from the stable version's"
+        title = f"How far the new version may lie from the stable one in {metric.name}"
         return line_chart(title, metric.times_us, series, limits=limits, marks=marks, replay=replay)
     most = 3 * max(metric.harm_needed, metric.proof_needed) / math.log(10)
     series = [

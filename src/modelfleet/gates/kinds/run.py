@@ -34,6 +34,8 @@ _MOST_DEPTH = 20
 _SENTENCE = 500
 _Sentence = Annotated[str, msgspec.Meta(max_length=2000)]
 _GRACE = 2.0
+_GO_THERE = "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+"""The program begins in a folder that it may write to, wherever its confinement left us."""
 
 
 class Evidence(msgspec.Struct):
@@ -55,9 +57,10 @@ def check(spec: Run, case: Case) -> GateRun:
     if case.lab.owner is not None:
         os.chown(place, *case.lab.owner)
     variables = _variables(spec, case, place)
-    command = [str(program)]
+    command = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(place), str(program)]
     if name.endswith(".py"):
-        command = [str(case.around.python(case.report)), *command]
+        python = str(case.around.python(case.report))
+        command = [python, "-c", _GO_THERE, str(place), python, str(program)]
     case.say(f"running {name}")
     if not spec.serve:
         code, said = _run(command, spec, case, place, variables)
