@@ -12,7 +12,9 @@ from modelfleet.core.authorization import SYSTEM, Principal
 from modelfleet.core.database import metadata
 from modelfleet.core.errors import FleetError
 from modelfleet.core.ids import digest
-from modelfleet.gates.service import GateService, evidence_digest, verdict_of
+from modelfleet.gates.people import evidence_digest
+from modelfleet.gates.requests import verdict_of
+from modelfleet.gates.service import GateService
 from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.registry import RegistryService, Version
 from modelfleet.rollouts.advance import Admission

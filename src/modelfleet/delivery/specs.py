@@ -8,7 +8,8 @@ from typing import Any
 from modelfleet.core.errors import InvalidInput
 from modelfleet.fleetfile import sections
 from modelfleet.fleetfile.documents import ModelDocument
-from modelfleet.fleetfile.gates import local_files, parse
+from modelfleet.fleetfile.gate_lists import local_files
+from modelfleet.fleetfile.gates import parse
 from modelfleet.rollouts.analysis import Analysis
 from modelfleet.rollouts.plan import (
     FULL,

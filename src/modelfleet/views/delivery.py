@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from modelfleet.core.authorization import Action, Principal
 from modelfleet.core.errors import NotFound
 from modelfleet.delivery.training.store import Training
-from modelfleet.gates.service import GateRequest
+from modelfleet.gates.requests import GateRequest
 from modelfleet.identity.approvals import Approval, may_answer
 from modelfleet.monitoring import AlertInfo
 from modelfleet.registry import Model, Version

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import structlog
 
+from modelfleet.core import supervise
 from modelfleet.core.blobs import BlobStore
 from modelfleet.core.errors import InvalidInput
 from modelfleet.core.layout import Layout
 from modelfleet.delivery.training.store import Training
-from modelfleet.engines.local import guard
 from modelfleet.serving.environments import EnvironmentBuilder, own_python
 from modelfleet.serving.progress import Report
 
@@ -105,7 +105,7 @@ class Workshop:
         environment |= {f"MODELFLEET_INPUT_{n.upper()}": str(p) for n, p in inputs.items()}
         settled = [str(python), "-c", _GO_THERE, str(folder / "work"), *argv]
         code = self._run(run, self._confined(settled), environment, started, plan.timeout_seconds)
-        if code == guard.TOOK_TOO_LONG:
+        if code == supervise.TIMED_OUT:
             raise InvalidInput(f"It took over {plan.timeout_seconds:g} s and was ended.")
         if code != 0:
             raise InvalidInput(f"It ended with exit code {code}: {self.tail(run.id, 400)}")
@@ -196,7 +196,7 @@ class Workshop:
             place.unlink()
         with place.open("ab") as output:
             process = subprocess.Popen(
-                guard.command(argv, seconds),
+                supervise.command(argv, seconds),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -11,19 +11,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from modelfleet.core import supervise
 from modelfleet.core.errors import InvalidInput
+from modelfleet.core.supervise import NOT_STARTED, TIMED_OUT
 from modelfleet.fleetfile.gate_lists import file_of
 from modelfleet.fleetfile.gates import Run
-from modelfleet.gates import supervise
 from modelfleet.gates.kinds.base import Case, Kind, run
 from modelfleet.gates.store import GateRun, Verdict
-from modelfleet.gates.supervise import NOT_STARTED, TIMED_OUT
 from modelfleet.serving.beside import environment
 from modelfleet.serving.lab import tail
 from modelfleet.serving.trial import Trial
@@ -96,10 +95,10 @@ def _run(
     command: list[str], spec: Run, case: Case, place: Path, variables: dict[str, str]
 ) -> tuple[int, str]:
     limit = min(spec.timeout, case.deadline.left)
-    supervised = [sys.executable, "-IS", str(Path(supervise.__file__)), f"{limit:.3f}"]
+    supervised = supervise.command(case.lab.confined([*command, *spec.args]), limit)
     with (case.folder / "output").open("w+b") as output:
         process = subprocess.Popen(
-            [*supervised, *case.lab.confined([*command, *spec.args])],
+            supervised,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -13,12 +13,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 TIMED_OUT, NOT_STARTED = 124, 127
 _POLL_SECONDS = 0.02
 _ROUNDS = 200
+
+
+def command(argv: Sequence[str], seconds: float) -> list[str]:
+    """The command line that runs `argv` supervised."""
+    return [sys.executable, "-IS", __file__, f"{seconds:.3f}", *argv]
 
 
 def main() -> int:
