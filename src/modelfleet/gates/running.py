@@ -103,6 +103,7 @@ class GateRunner:
                 self._rooms.subjects.registered(version),
                 folder,
                 report,
+                first=champion is None,
             )
             try:
                 return checked(kind, spec, case)

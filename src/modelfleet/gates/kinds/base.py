@@ -128,6 +128,8 @@ class Case:
     folder: Path
     """for files of this run alone; it goes afterwards"""
     report: Report
+    first: bool = False
+    """nothing serves that it could be compared with; else there is one, or nobody knows"""
 
     def say(self, phase: str, done: int = 0, total: int = 0) -> None:
         self.report(Progress(phase, done, total))
@@ -157,6 +159,13 @@ def run(
     kind: str, verdict: Verdict, sentence: str, evidence: Mapping[str, object] | None = None
 ) -> GateRun:
     return GateRun(kind, verdict, sentence, dict(evidence or {}))
+
+
+def nothing_beside(kind: str, case: Case) -> GateRun:
+    """A first version is worse than nobody, which is worth a warning: nothing was compared. Where a
+    champion is but can't be had, nothing is known."""
+    verdict = Verdict.WARN if case.first else Verdict.INCONCLUSIVE
+    return run(kind, verdict, f"There is nothing to compare with: {case.no_champion}", {})
 
 
 def inconclusive(kind: str, sentence: str, **evidence: object) -> GateRun:

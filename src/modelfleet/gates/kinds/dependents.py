@@ -6,7 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelfleet.fleetfile.gates import Dependents
-from modelfleet.gates.kinds.base import Case, Kind, Replayed, bound, inconclusive, plain, run
+from modelfleet.gates.kinds.base import (
+    Case,
+    Kind,
+    Replayed,
+    bound,
+    nothing_beside,
+    plain,
+    run,
+)
 from modelfleet.gates.statistics import quantile, wilson
 from modelfleet.gates.store import GateRun, Verdict
 
@@ -15,7 +23,7 @@ _SHOWN = 10
 
 def check(spec: Dependents, case: Case) -> GateRun:
     if case.champion is None:
-        return inconclusive("dependents", f"There is nothing to compare with: {case.no_champion}")
+        return nothing_beside("dependents", case)
     case.say("replaying recorded inputs")
     found = list(case.around.replay(spec.rows))
     if not found:

@@ -15,7 +15,7 @@ import numpy as np
 
 from modelfleet.fleetfile.gates import Latency
 from modelfleet.gates import statistics
-from modelfleet.gates.kinds.base import Case, Kind, bound, inconclusive, plain, run
+from modelfleet.gates.kinds.base import Case, Kind, bound, nothing_beside, plain, run
 from modelfleet.gates.kinds.infrastructure import MB
 from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.serving.trial import Trial, body_of
@@ -30,7 +30,7 @@ def check(spec: Latency, case: Case) -> GateRun:
     needs = spec.vs_champion is not None or spec.memory_vs_champion is not None
     champion = case.champion if needs else None
     if needs and champion is None and spec.p95 is spec.memory is spec.cold_load is None:
-        return inconclusive("latency", f"There is nothing to compare with: {case.no_champion}")
+        return nothing_beside("latency", case)
     subjects = [case.candidate, *([champion] if champion else [])]
     with ExitStack() as stack:
         workers, calls = [], []
@@ -88,6 +88,7 @@ def _judge(
         one = bound("candidate", p95 * 1e3, low * 1e3, high * 1e3, len(mine), said)
         panels.append({"title": "p95, ms", "bounds": [one], "limit": spec.p95 * 1e3})
     bars: list[dict[str, object]] = []
+    alone = "warn" if case.first else "inconclusive"
     if spec.vs_champion is not None and compared:
         said, one, text = _ratio(spec, turns)
         verdicts.append((said, text))
@@ -95,10 +96,10 @@ def _judge(
             {"title": "p95 over that of the champion", "bounds": [one], "limit": spec.vs_champion}
         )
     elif spec.vs_champion is not None:
-        verdicts.append(("inconclusive", f"there is no champion: {case.no_champion}"))
+        verdicts.append((alone, f"there is no champion: {case.no_champion}"))
     for label, value, limit in _sizes(spec, memory, boots):
         if value is None:
-            verdicts.append(("inconclusive", f"{label}: {case.no_champion}"))
+            verdicts.append((alone, f"{label}: {case.no_champion}"))
             continue
         said = "pass" if value <= limit else "fail"
         verdicts.append((said, f"{label} is {value:.3g}; {limit:.3g} is allowed"))

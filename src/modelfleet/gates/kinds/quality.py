@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from modelfleet.core.errors import InvalidInput
 from modelfleet.fleetfile.gates import LOSSES, Quality
 from modelfleet.gates import answers, statistics
-from modelfleet.gates.kinds.base import Case, Kind, bound, inconclusive, plain, run
+from modelfleet.gates.kinds.base import Case, Kind, bound, inconclusive, nothing_beside, plain, run
 from modelfleet.gates.statistics import Bounds, Estimate, Undefined
 from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.serving.lab import Subject, Table
@@ -135,7 +135,7 @@ class Measure:
 
 def check(spec: Quality, case: Case) -> GateRun:
     if spec.vs and case.champion is None and spec.minimum is None:
-        return inconclusive("quality", f"There is nothing to compare with: {case.no_champion}")
+        return nothing_beside("quality", case)
     case.say("reading the data")
     data = case.around.dataset(spec.dataset)
     table, notes = _rows(data.table, spec)

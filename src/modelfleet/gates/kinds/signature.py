@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelfleet.fleetfile.gates import Signature as Spec
-from modelfleet.gates.kinds.base import Case, Kind, inconclusive, run
+from modelfleet.gates.kinds.base import Case, Kind, nothing_beside, run
 from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.registry.signature import Signature, Tensor
 
@@ -31,7 +31,7 @@ def check(spec: Spec, case: Case) -> GateRun:
     }
     if spec.compatible_with == "champion":
         if old is None:
-            return inconclusive("signature", f"Nothing to compare with: {case.no_champion}")
+            return nothing_beside("signature", case)
         evidence["rows"] = [{"difference": text, "breaks": "yes"} for text in breaking]
         if breaking:
             sentence = f"Clients of {_champion(case)} can't call it: {breaking[0]}."
