@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from modelfleet.core.errors import InvalidInput
 from modelfleet.fleetfile.documents import ModelDocument
-from modelfleet.fleetfile.sections import Analysis as AnalysisSection
-from modelfleet.fleetfile.sections import Rollout, Step
+from modelfleet.fleetfile.rollout import Analysis as AnalysisSection
+from modelfleet.fleetfile.rollout import Rollout, Step
 from modelfleet.rollouts import analysis
 from modelfleet.rollouts.plan import FULL, Spec, Strategy
 

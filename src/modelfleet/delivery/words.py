@@ -1,0 +1,67 @@
+"""Sentences of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelfleet.delivery import facts
+from modelfleet.delivery.samples import LONG, Expected
+from modelfleet.rollouts.plan import FULL, Spec, Strategy
+
+
+def shape(spec: Spec) -> str:
+    """The steps in a few words."""
+    parts = []
+    for step in spec.steps:
+        share = step.shadow if spec.mirrored else step.weight
+        parts.append(f"{'copies of ' if spec.mirrored else ''}{100 * share / FULL:g} %")
+    if spec.strategy in (Strategy.CANARY, Strategy.SHADOW):
+        parts.append("100 %" if spec.strategy is Strategy.CANARY else "promoted")
+    return f" ({' → '.join(parts)})" if parts else ""
+
+
+def proof_warnings(
+    spec: Spec, samples: Sequence[Expected], rate: float, plain: Mapping[str, Any]
+) -> list[str]:
+    found = []
+    if spec.steps and rate == 0:
+        found.append(
+            "nobody calls the endpoint now: nothing can be proven, and it waits at its first step"
+        )
+    limit = max(spec.inconclusive_after_seconds, LONG)
+    last = {one.metric: one for one in samples if rate > 0}
+    for metric, one in last.items():
+        if one.requests is None:
+            found.append(f"{metric}: no number of requests proves it: the margin is too tight")
+        elif one.seconds is not None and one.seconds > spec.inconclusive_after_seconds:
+            often = "longer than a week" if one.seconds > limit else "longer than on_inconclusive"
+            found.append(
+                f"{metric}: half of all proofs take over {_time(one.seconds)}, {often} waits: "
+                "widen the margin, or use shadow"
+            )
+    endpoint = plain.get("endpoint", {})
+    if spec.steps and endpoint.get("sticky", "none") != "none":
+        found.append(
+            "sticky: requests of one key belong together, so proofs need more of them than told"
+        )
+    return found
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def kept(plain: Mapping[str, Any]) -> list[str]:
+    """Sections that nothing acts on yet."""
+    found = [
+        f"{key}: kept only; {what} come later" for key, what in facts.KEPT.items() if key in plain
+    ]
+    serve = plain.get("serve", {})
+    for key in ("runtime", "env", "resources", "pinned"):
+        if key in serve and serve[key] not in ("auto",):
+            found.append(f"serve.{key}: kept only; nothing acts on it yet")
+    return found
