@@ -21,8 +21,6 @@ _LEARNING = 1.0
 """what is lost while the judge learns the rates, in units of ln E"""
 _SIGMA = 0.5
 """spread of the logarithm of latencies, as measured by the acceptance tests"""
-LONG = 7 * 86400.0
-"""seconds that a proof should not take"""
 
 
 @dataclass(frozen=True)

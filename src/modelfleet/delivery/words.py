@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelfleet.delivery import facts
-from modelfleet.delivery.samples import LONG, Expected
+from modelfleet.delivery.samples import Expected
 from modelfleet.rollouts.plan import FULL, Spec, Strategy
 
 
@@ -29,16 +29,15 @@ def proof_warnings(
         found.append(
             "nobody calls the endpoint now: nothing can be proven, and it waits at its first step"
         )
-    limit = max(spec.inconclusive_after_seconds, LONG)
+    patience = spec.inconclusive_after_seconds
     last = {one.metric: one for one in samples if rate > 0}
     for metric, one in last.items():
         if one.requests is None:
             found.append(f"{metric}: no number of requests proves it: the margin is too tight")
-        elif one.seconds is not None and one.seconds > spec.inconclusive_after_seconds:
-            often = "longer than a week" if one.seconds > limit else "longer than on_inconclusive"
+        elif one.seconds is not None and one.seconds > patience:
             found.append(
-                f"{metric}: half of all proofs take over {_time(one.seconds)}, {often} waits: "
-                "widen the margin, or use shadow"
+                f"{metric}: half of all proofs take over {_time(one.seconds)}, and on_inconclusive "
+                f"acts after {_time(patience)}: widen the margin, or use shadow"
             )
     endpoint = plain.get("endpoint", {})
     if spec.steps and endpoint.get("sticky", "none") != "none":
