@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 
 from modelfleet.core.authorization import SYSTEM, Action, Grant, Role
 from modelfleet.delivery.apply import Signed
-from modelfleet.delivery.service import Order
+from modelfleet.delivery.types import Order
 from modelfleet.gates import store as gates
 from modelfleet.gates.store import GateRun, Verdict
 from modelfleet.rollouts.windows import Window

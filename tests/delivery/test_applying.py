@@ -12,8 +12,7 @@ from modelfleet.core import audit
 from modelfleet.core.authorization import Grant, Principal, Resource, Role
 from modelfleet.core.errors import FleetError, InvalidInput, NotAllowed, Referenced
 from modelfleet.delivery.apply import Signed
-from modelfleet.delivery.plan import ObjectPlan
-from modelfleet.delivery.service import Order, Plan, Result
+from modelfleet.delivery.types import ObjectPlan, Order, Plan, Result
 from modelfleet.lineage import Node
 from modelfleet.wiring import Fleet
 from people import ADMIN

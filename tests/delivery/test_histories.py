@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modelfleet.core.errors import InvalidInput
 from modelfleet.delivery.apply import Signed
-from modelfleet.delivery.service import Order
+from modelfleet.delivery.types import Order
 from modelfleet.fleetfile.documents import ModelDocument
 from modelfleet.fleetfile.sections import Metadata
 from modelfleet.registry.semver import Semver

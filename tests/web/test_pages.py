@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from modelfleet.core.authorization import Action, Role
 from modelfleet.delivery.apply import Signed
-from modelfleet.delivery.service import Order
+from modelfleet.delivery.types import Order
 from modelfleet.serving.pipelines.counters import Counted, PipelineCounters, StepCounters
 from modelfleet.web.install import PAGES
 from people import ADMIN

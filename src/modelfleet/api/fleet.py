@@ -12,7 +12,7 @@ from modelfleet.api.base import Caller, FleetDep, permits
 from modelfleet.core.authorization import Action
 from modelfleet.delivery.apply import Signed
 from modelfleet.delivery.objects import FleetObject
-from modelfleet.delivery.service import Order, Plan, Result, Standing
+from modelfleet.delivery.types import Order, Plan, Result, Standing
 
 router = APIRouter(prefix="/v1/fleet", tags=["fleet files"])
 _CHUNK = 500

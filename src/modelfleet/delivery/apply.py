@@ -19,8 +19,9 @@ from modelfleet.core.errors import Conflict, Referenced
 from modelfleet.delivery import objects, pipelines
 from modelfleet.delivery.facts import traffic_of
 from modelfleet.delivery.objects import FleetObject
-from modelfleet.delivery.plan import CREATE, ObjectPlan, Wanted, place_of
 from modelfleet.delivery.specs import spec_of
+from modelfleet.delivery.types import CREATE, ObjectPlan
+from modelfleet.delivery.wanted import Wanted, place_of
 from modelfleet.delivery.world import World
 from modelfleet.fleetfile.documents import ModelDocument
 from modelfleet.lineage import Declared, Node, declare, withdraw

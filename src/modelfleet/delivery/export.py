@@ -12,7 +12,7 @@ from modelfleet.delivery import objects, pipelines
 from modelfleet.delivery.apply import Rooms
 from modelfleet.delivery.facts import DEFAULTS, WATCHED, seen_facts
 from modelfleet.delivery.objects import FleetObject
-from modelfleet.delivery.plan import place_of
+from modelfleet.delivery.wanted import place_of
 from modelfleet.delivery.world import World, look
 from modelfleet.fleetfile.documents import API_VERSION
 from modelfleet.registry import Model

@@ -38,7 +38,6 @@ KEPT = {
     "scale": "scaling",
     "monitor": "monitors of this document",
     "budget": "budgets",
-    "train": "retraining",
 }
 """sections that are kept with the document, and what will act on them"""
 

@@ -9,131 +9,29 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
-from pydantic import ValidationError
 
-from modelfleet.core.errors import FleetError, InvalidInput
+from modelfleet.core.errors import InvalidInput
 from modelfleet.delivery import facts, pipelines
 from modelfleet.delivery.diff import Change, Difference, Flat, compare, flat
 from modelfleet.delivery.objects import FleetObject, Key
-from modelfleet.delivery.samples import LONG, Expected, expected
+from modelfleet.delivery.samples import Expected, expected
 from modelfleet.delivery.specs import spec_of
-from modelfleet.delivery.world import RolloutRow, VersionRow, World, checked_range
-from modelfleet.fleetfile.documents import KINDS, ModelDocument, PipelineDocument
-from modelfleet.rollouts.plan import FULL, Spec, Strategy
+from modelfleet.delivery.types import (
+    CREATE,
+    NONE,
+    RECORD,
+    UNMADE,
+    UPDATE,
+    ObjectPlan,
+    VersionMove,
+)
+from modelfleet.delivery.wanted import Wanted, place_of
+from modelfleet.delivery.words import kept, proof_warnings, shape
+from modelfleet.delivery.world import RolloutRow, VersionRow, World
+from modelfleet.fleetfile.documents import ModelDocument, PipelineDocument
 
-NONE, RECORD, CREATE, UPDATE, DELETE = "none", "record", "create", "update", "delete"
-UNMADE = "unmade"
 _STEERING = ("source", "rollout", "gates", "approvals")
 """sections whose change lets a version that was rolled back be tried again"""
-
-
-@dataclass(frozen=True)
-class VersionMove:
-    """Which version serves, and which one the source means now."""
-
-    reference: str
-    before: str
-    """empty if none serves"""
-    after: str
-    """empty if the source means none yet"""
-    state: str
-    """same, rollout (apply starts one), unmade (apply registers it first), running, held, blocked
-    or missing"""
-    sentence: str = ""
-
-    @property
-    def moves(self) -> bool:
-        """Whether applying moves traffic, sooner or later."""
-        return self.state in ("rollout", UNMADE)
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What is wrong with a document, as far as only the platform can know."""
-
-    kind: str
-    name: str
-    path: str
-    message: str
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class ObjectPlan:
-    kind: str
-    name: str
-    action: str
-    """none, record (all is so already, only the record is not), create, update or delete"""
-    changes: tuple[Change, ...] = ()
-    version: VersionMove | None = None
-    steps: tuple[str, ...] = ()
-    affected: tuple[str, ...] = ()
-    """what takes its answers, directly or not: `model upsell`"""
-    samples: tuple[Expected, ...] = ()
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    generation: int = 0
-    """that was applied last; 0: none was"""
-    replicas: int = 0
-    """more (or fewer) workers while it rolls out"""
-    memory: int | None = None
-    """bytes that these declare; None if the document doesn't say"""
-    fingerprint: str = ""
-    """of all that the plan was made from: it is stale once this changes"""
-
-    @property
-    def counts(self) -> bool:
-        """Whether applying changes anything."""
-        return self.action in (CREATE, UPDATE, DELETE)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A document as it came, typed."""
-
-    document: ModelDocument | PipelineDocument
-    plain: Mapping[str, Any]
-
-    @property
-    def key(self) -> Key:
-        return self.document.kind, self.document.metadata.name
-
-    @property
-    def place(self) -> str:
-        """Its endpoint."""
-        return place_of(self.plain)
-
-    @property
-    def needs_place(self) -> bool:
-        return any(key in self.plain for key in ("source", "endpoint")) or "timeout" in (
-            self.plain.get("serve", {})
-        )
-
-
-def place_of(plain: Mapping[str, Any]) -> str:
-    """The endpoint of a document in plain values."""
-    return str(plain.get("endpoint", {}).get("name") or plain["metadata"]["name"])
-
-
-def read(document: object) -> Wanted:
-    """Raises `InvalidInput`: a client checks documents before it sends them."""
-    kind = document.get("kind") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or kind not in ("Model", "Pipeline"):
-        raise InvalidInput("A document is a mapping with kind: Model or Pipeline.")
-    try:
-        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
-        made = KINDS[kind].model_validate(document)
-    except (ValidationError, RecursionError, ValueError) as error:
-        first: Mapping[str, Any] = {}
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-        where = ".".join(str(part) for part in first.get("loc", ()))
-        raise InvalidInput(f"{kind}: {where}: {first.get('msg', error)}") from error
-    assert isinstance(made, (ModelDocument, PipelineDocument))
-    plain = made.model_dump(
-        mode="json", by_alias=True, exclude_unset=True, exclude_none=True, exclude={"stages"}
-    )
-    return Wanted(made, plain)
 
 
 @dataclass(frozen=True)
@@ -191,12 +89,12 @@ class Planner:
             if version.before:
                 rate = self._rate(wanted.place)
                 samples = tuple(expected(told, rate))
-                warnings += _warnings(told, samples, rate, plain)
+                warnings += proof_warnings(told, samples, rate, plain)
                 replicas = self.replicas
             resources = document.serve.resources if document.serve else None
             if resources is not None and resources.memory is not None:
                 memory = resources.memory * replicas
-        notes += _kept(plain)
+        notes += kept(plain)
         counts = bool(found.changes) or moving
         if model is None:
             action = CREATE
@@ -344,7 +242,7 @@ class Planner:
             if version.state == UNMADE:
                 steps.append(f"register {version.reference}")
                 what = "it"
-            steps.append(f"roll out {what}: {how}{_shape(told) if version.before else ''}")
+            steps.append(f"roll out {what}: {how}{shape(told) if version.before else ''}")
         return steps
 
     # Pipelines ---------------------------------------------------------------------------------
@@ -378,109 +276,3 @@ class Planner:
         return ObjectPlan(
             "Pipeline", name, action, changes, steps=tuple(steps), affected=tuple(affected)
         )
-
-    # What only the platform can know -----------------------------------------------------------
-
-    def troubles(self, wanted: Wanted, *, references: bool = True) -> list[Trouble]:
-        """References to nothing, and sources that can't be read."""
-        kind, name = wanted.key
-        found = []
-
-        def say(path: str, message: str, hint: str = "") -> None:
-            found.append(Trouble(kind, name, path, message, hint))
-
-        document = wanted.document
-        models = {other for k, other in self.known if k == "Model"} | self.world.models.keys()
-        if isinstance(document, PipelineDocument):
-            try:
-                pipelines.definition_of(wanted.plain)
-            except FleetError as error:
-                say("", error.message, error.hint)
-            return found
-        for number, use in enumerate(document.uses or ()):
-            if references and use.model not in models:
-                say(f"uses[{number}].model", f"there is no model {use.model}")
-            wrong = checked_range(use.version or "")
-            if wrong:
-                say(f"uses[{number}].version", wrong)
-        for number, consumer in enumerate(document.consumers or ()):
-            if references and consumer.model is not None and consumer.model not in models:
-                say(f"consumers[{number}].model", f"there is no model {consumer.model}")
-        source = document.source
-        if source is not None:
-            wrong = checked_range(source.version or "")
-            if wrong:
-                say("source.version", wrong)
-            other = (source.registry or f"models:/{name}").removeprefix("models:/")
-            if other != name:
-                say(
-                    "source.registry",
-                    f"versions of {other} can't serve as {name}",
-                    "name the document as the model, and its endpoint by endpoint.name",
-                )
-        endpoint = self.world.endpoints.get(wanted.place)
-        if endpoint is not None and endpoint.model != name:
-            said = f"the endpoint {wanted.place} serves the model {endpoint.model} already"
-            say("endpoint.name" if document.endpoint else "metadata.name", said)
-        try:
-            spec_of(document)
-        except InvalidInput as error:
-            say("rollout", error.message, error.hint)
-        return found
-
-
-def _shape(spec: Spec) -> str:
-    """The steps in a few words."""
-    parts = []
-    for step in spec.plan:
-        share = step.shadow if spec.mirrored else step.weight
-        parts.append(f"{'copies of ' if spec.mirrored else ''}{100 * share / FULL:g} %")
-    if spec.strategy in (Strategy.CANARY, Strategy.SHADOW):
-        parts.append("100 %" if spec.strategy is Strategy.CANARY else "promoted")
-    return f" ({' → '.join(parts)})" if parts else ""
-
-
-def _warnings(
-    spec: Spec, samples: Sequence[Expected], rate: float, plain: Mapping[str, Any]
-) -> list[str]:
-    found = []
-    if spec.plan and rate == 0:
-        found.append(
-            "nobody calls the endpoint now: nothing can be proven, and it waits at its first step"
-        )
-    limit = max(spec.inconclusive_after_seconds, LONG)
-    last = {one.metric: one for one in samples if rate > 0}
-    for metric, one in last.items():
-        if one.requests is None:
-            found.append(f"{metric}: no number of requests proves it: the margin is too tight")
-        elif one.seconds is not None and one.seconds > spec.inconclusive_after_seconds:
-            often = "longer than a week" if one.seconds > limit else "longer than on_inconclusive"
-            found.append(
-                f"{metric}: half of all proofs take over {_time(one.seconds)}, {often} waits: "
-                "widen the margin, or use shadow"
-            )
-    endpoint = plain.get("endpoint", {})
-    if spec.plan and endpoint.get("sticky", "none") != "none":
-        found.append(
-            "sticky: requests of one key belong together, so proofs need more of them than told"
-        )
-    return found
-
-
-def _time(seconds: float) -> str:
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def _kept(plain: Mapping[str, Any]) -> list[str]:
-    """Sections that nothing acts on yet."""
-    found = [
-        f"{key}: kept only; {what} come later" for key, what in facts.KEPT.items() if key in plain
-    ]
-    serve = plain.get("serve", {})
-    for key in ("runtime", "env", "resources", "pinned"):
-        if key in serve and serve[key] not in ("auto",):
-            found.append(f"serve.{key}: kept only; nothing acts on it yet")
-    return found

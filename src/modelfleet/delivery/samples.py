@@ -23,8 +23,6 @@ _SIGMA = 0.5
 """spread of the logarithm of latencies, as measured by the acceptance tests"""
 _FORESEEN = frozenset({"errors", "latency", "predictions", "disagreements"})
 """metrics whose proof can be foreseen; that of means depends on how much they scatter"""
-LONG = 7 * 86400.0
-"""seconds that a proof should not take"""
 
 
 @dataclass(frozen=True)

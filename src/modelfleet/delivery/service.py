@@ -4,85 +4,38 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import sqlalchemy as sa
 
 from modelfleet.core.authorization import Action, Principal, Resource, authorize
 from modelfleet.core.clock import now_us
-from modelfleet.core.errors import Conflict, FleetError, InvalidInput, NotAllowed
+from modelfleet.core.errors import FleetError, InvalidInput, NotAllowed
 from modelfleet.core.ids import new_id
 from modelfleet.delivery import objects
 from modelfleet.delivery.apply import Rooms, Signed, carry_out, may_apply, take_away
 from modelfleet.delivery.export import exported
 from modelfleet.delivery.objects import FleetObject, Key
-from modelfleet.delivery.plan import (
+from modelfleet.delivery.order import in_order, last_first, references, users_of
+from modelfleet.delivery.plan import Planner
+from modelfleet.delivery.troubles import circle, troubles
+from modelfleet.delivery.types import (
     CREATE,
     DELETE,
     NONE,
     ObjectPlan,
-    Planner,
-    Trouble,
-    Wanted,
-    place_of,
-    read,
+    Order,
+    Plan,
+    Result,
+    Stale,
+    Standing,
 )
+from modelfleet.delivery.wanted import Wanted, place_of, read
 from modelfleet.delivery.world import World, look
 from modelfleet.telemetry.evidence import EvidenceReader
 
 MAX_OBJECTS = 20_000
 _RECENT_SECONDS = 3600
-
-
-@dataclass(frozen=True)
-class Plan:
-    id: str
-    fleet: str
-    stage: str
-    objects: tuple[ObjectPlan, ...]
-    """in the order in which they are applied"""
-    troubles: tuple[Trouble, ...]
-    """if there are any, nothing can be applied"""
-    replicas: int
-    """more (or fewer) workers while the rollouts of this plan run"""
-    memory: int
-    """bytes that these declare, as far as documents say so"""
-    unpriced: str = "not priced yet"
-
-
-@dataclass(frozen=True)
-class Order:
-    """One object to apply. fingerprint: of the plan that was shown; empty: whatever is there."""
-
-    document: Any
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class Result:
-    kind: str
-    name: str
-    outcome: str
-    """created, updated, recorded, unchanged, removed; conflict, waiting, refused"""
-    message: str = ""
-    hint: str = ""
-    generation: int = 0
-    rollout: str | None = None
-    version: str = ""
-    status: int = 0
-    """of the error, as HTTP has it; 0 if there is none"""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where an object stands against its last-applied document."""
-
-    object: FleetObject
-    state: str
-    """ok, drift, stepping, rolled_back, waiting or unreadable"""
-    sentence: str = ""
 
 
 class FleetFileService:
@@ -129,16 +82,16 @@ class FleetFileService:
             self._rates(),
             retry,
         )
-        found = [planner.plan(one) for one in _in_order(wanted)]
-        troubles = [trouble for one in wanted for trouble in planner.troubles(one)]
-        troubles += _circle(wanted, last)
-        found += [self._removal(one, world, last, keys) for one in _last_first(gone)]
+        found = [planner.plan(one) for one in in_order(wanted)]
+        wrong = [trouble for one in wanted for trouble in troubles(one, world, planner.known)]
+        wrong += circle(wanted, last)
+        found += [self._removal(one, world, last, keys) for one in last_first(gone)]
         return Plan(
             id=new_id(),
             fleet=fleet,
             stage=stage,
             objects=tuple(found),
-            troubles=tuple(troubles),
+            troubles=tuple(wrong),
             replicas=sum(one.replicas for one in found),
             memory=sum(one.memory or 0 for one in found),
         )
@@ -152,7 +105,7 @@ class FleetFileService:
         lineage: bool = True,
     ) -> World:
         models = {one.key[1] for one in wanted if one.key[0] == "Model"}
-        models |= {name for one in wanted for name in _references(one)} if lineage else set()
+        models |= {name for one in wanted for name in references(one)} if lineage else set()
         models |= {one.name for one in gone if one.kind == "Model"}
         places = {one.place for one in wanted if one.key[0] == "Model"}
         places |= {place_of(one.document) for one in gone if one.kind == "Model"}
@@ -208,7 +161,7 @@ class FleetFileService:
         last: Mapping[Key, FleetObject],
         staying: Collection[Key],
     ) -> ObjectPlan:
-        users = _users(last.values(), staying)
+        users = users_of(last.values(), staying)
         steps, warnings = [], []
         if one.kind == "Pipeline":
             steps.append("stop serving the pipeline")
@@ -293,7 +246,7 @@ class FleetFileService:
         world = self._look(connection, [wanted], [before] if before else [], lineage=False)
         self._refuse_unseen(actor, world, [wanted], last)
         planner = Planner(world, last, signed.fleet, self._replicas, retry=retry)
-        for trouble in planner.troubles(wanted, references=False):
+        for trouble in troubles(wanted, world, (), references=False):
             where = f"{trouble.path}: " if trouble.path else ""
             raise InvalidInput(f"{where}{trouble.message}.", hint=trouble.hint)
         plan = planner.plan(wanted)
@@ -335,7 +288,7 @@ class FleetFileService:
             if (kind, name) not in known
         ]
         leaving = set(known)
-        for one in _last_first(known.values()):
+        for one in last_first(known.values()):
             key = (one.kind, one.name)
             try:
                 with self._rooms.database.together() as connection:
@@ -347,7 +300,7 @@ class FleetFileService:
                     if generations.get(key, found.generation) != found.generation:
                         raise Stale(f"{key[0]} {key[1]} is not as planned: {found.told}.")
                     world = self._look(connection, [], [found], lineage=False)
-                    users = _users(last.values(), set(last) - leaving)
+                    users = users_of(last.values(), set(last) - leaving)
                     take_away(self._rooms, connection, actor, found, world, users, signed)
                     results.append(Result(*key, "removed", generation=found.generation))
             except FleetError as error:
@@ -413,12 +366,6 @@ def _standing(one: FleetObject, plan: ObjectPlan) -> Standing:
     return Standing(one, "ok")
 
 
-class Stale(Conflict):
-    """The plan is not what it was when it was shown."""
-
-    slug = "stale-plan"
-
-
 def _unless_forbidden(results: list[Result]) -> list[Result]:
     """Raises `NotAllowed` if the caller may do nothing of all this."""
     if results and all(one.status == NotAllowed.status for one in results):
@@ -435,76 +382,3 @@ def _stale(wanted: Wanted, before: FleetObject | None, plan: ObjectPlan) -> Stal
         hint=f"Plan again{f'; now it would change {fields}' if fields else ''}.",
         generation=plan.generation,
     )
-
-
-def _references(one: Wanted) -> set[str]:
-    plain = one.plain
-    found = {use["model"] for use in plain.get("uses", ())}
-    return found | {c["model"] for c in plain.get("consumers", ()) if "model" in c}
-
-
-def _circle(wanted: Sequence[Wanted], last: Mapping[Key, FleetObject]) -> list[Trouble]:
-    """Models that feed each other, counting documents that were applied before."""
-    plain = {key: one.document for key, one in last.items()} | {
-        one.key: one.plain for one in wanted
-    }
-    graph: dict[str, set[str]] = defaultdict(set)
-    for (kind, name), document in plain.items():
-        if kind == "Model":
-            graph[name] |= {use["model"] for use in document.get("uses", ())}
-            for consumer in document.get("consumers", ()):
-                if "model" in consumer:
-                    graph[consumer["model"]].add(name)
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        ring: list[str] = error.args[1]
-        here = next((one.key[1] for one in wanted if one.key[1] in ring), ring[0])
-        said = f"models feed each other in a circle: {' → '.join(ring)}"
-        return [Trouble("Model", here, "uses", said)]
-    return []
-
-
-def _users(known: Collection[FleetObject], staying: Collection[Key]) -> dict[str, list[str]]:
-    """Documents that stay and take answers of a model, by its name."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for one in known:
-        if (one.kind, one.name) in staying:
-            for use in one.document.get("uses", ()):
-                found[use["model"]].append(one.name)
-    return found
-
-
-def _in_order(wanted: Sequence[Wanted]) -> list[Wanted]:
-    """Models before those that use them, pipelines last."""
-    models = {one.key[1]: one for one in wanted if one.key[0] == "Model"}
-    before: dict[str, set[str]] = {name: set() for name in models}
-    for name, one in models.items():
-        before[name] |= {use["model"] for use in one.plain.get("uses", ())} & models.keys()
-        for consumer in one.plain.get("consumers", ()):
-            if consumer.get("model") in before:
-                before[consumer["model"]].add(name)
-    done: dict[str, None] = {}
-    left = dict(before)
-    while left:
-        ready = sorted(name for name, needs in left.items() if needs <= done.keys())
-        if not ready:  # a circle: it is told as such, and nothing is applied
-            ready = sorted(left)
-        done |= dict.fromkeys(ready)
-        for name in ready:
-            left.pop(name)
-    pipelines = sorted((one for one in wanted if one.key[0] != "Model"), key=lambda one: one.key)
-    return [*(models[name] for name in done), *pipelines]
-
-
-def _last_first(known: Collection[FleetObject]) -> list[FleetObject]:
-    """Pipelines, then models before those that they use."""
-    uses = {one.name: {u["model"] for u in one.document.get("uses", ())} for one in known}
-
-    def depth(name: str, seen: frozenset[str] = frozenset()) -> int:
-        if name in seen:
-            return 0
-        below = uses.get(name, set()) & uses.keys()
-        return 1 + max((depth(one, seen | {name}) for one in below), default=0)
-
-    return sorted(known, key=lambda one: (one.kind != "Pipeline", -depth(one.name), one.name))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelfleet.core.errors import InvalidInput
-from modelfleet.fleetfile import sections
+from modelfleet.fleetfile import rollout as sections
 from modelfleet.fleetfile.documents import ModelDocument
 from modelfleet.fleetfile.gate_lists import local_files
 from modelfleet.fleetfile.gates import parse

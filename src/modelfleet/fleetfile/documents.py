@@ -6,25 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from modelfleet.fleetfile.base import Bool, Int, Name, Section, Text, Tier
+from modelfleet.fleetfile.rollout import Approve, Rollout
 from modelfleet.fleetfile.sections import (
-    Approve,
-    Bool,
     Budget,
     Consumer,
     Endpoint,
     FileDigest,
     Gates,
-    Int,
     Metadata,
     Monitor,
-    Name,
-    Rollout,
     Scale,
-    Section,
     Serve,
     Source,
-    Text,
-    Tier,
     Train,
     Use,
 )

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from modelfleet.fleetfile import gates
-from modelfleet.fleetfile.units import Duration, Fraction, Ratio, Size, fraction
-
-
-def _boolean(value: object) -> object:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is neither true nor false; write one of these two words")
-    return value
-
-
-def _number(value: object) -> object:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):  # type: ignore[arg-type]
-        raise ValueError(f"{value!r} is no number")
-    return value
-
-
-def _words(value: object) -> object:
-    return tuple(shlex.split(value)) if isinstance(value, str) else value
-
-
-Bool = Annotated[bool, BeforeValidator(_boolean)]
-Int = Annotated[int, BeforeValidator(_number)]
-Number = Annotated[float, BeforeValidator(_number)]
-Tier = Literal["low", "normal", "high", "critical"]
-Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\s/:@]+( [^\s/:@]+)*$")]
-Text = Annotated[str, Field(max_length=10_000)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from modelfleet.fleetfile.base import (
+    Bool,
+    Int,
+    Name,
+    Number,
+    Section,
+    Sticky,
+    Text,
+    Tier,
+    words,
+)
+from modelfleet.fleetfile.units import Duration, Fraction, Size
 
 
 class Metadata(Section):
@@ -211,10 +190,6 @@ class RateLimit(Section):
         return self
 
 
-Sticky = Annotated[str, Field(pattern=r"^(header:[a-z0-9-]+|cookie:\S+|caller|none)$")]
-"""`header:NAME`, `cookie:NAME`, `caller` or `none`"""
-
-
 class Endpoint(Section):
     """The public name that clients call, and its traffic policy."""
 
@@ -257,215 +232,6 @@ if TYPE_CHECKING:
 else:
     GateEntry = create_model("GateEntry", __base__=_OneKind, __doc__=_OneKind.__doc__, **_kinds)
 Gates: TypeAlias = tuple[Annotated[GateEntry, BeforeValidator(_gate)], ...]
-
-
-class Approve(Section):
-    """People say yes before the rollout goes on; never who asked for it or made the version."""
-
-    role: str = "approver"
-    quorum: Annotated[Int, Field(ge=1)] = 1
-    expires: Duration | None = None
-
-
-class Preview(Section):
-    """Requests that reach the new version before any weight does."""
-
-    header: str | None = None
-    equals: str | None = None
-    prefix: str | None = None
-    """instead of `equals`: how the header's value begins"""
-    caller: str | None = None
-    team: str | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Preview:
-        if sum(one is not None for one in (self.header, self.caller, self.team)) != 1:
-            raise ValueError("a preview is for one of header, caller and team")
-        values = (self.equals, self.prefix)
-        if sum(one is not None for one in values) != (self.header is not None):
-            raise ValueError("a header has one of equals and prefix")
-        return self
-
-
-class Step(Section):
-    """One of `shadow`, `weight`, `preview`, `approve` and `pause`, and how long."""
-
-    shadow: Fraction | None = None
-    """share of requests that are copied to the new version"""
-    weight: Fraction | None = None
-    """share of live requests"""
-    preview: Preview | None = None
-    approve: Approve | None = None
-    pause: Bool | None = None
-    """until somebody resumes"""
-    for_: Duration | None = Field(None, alias="for")
-    bake: Duration | None = None
-    """after all traffic moved: how long the old version stays ready"""
-
-    @model_validator(mode="after")
-    def _one(self) -> Step:
-        kinds = (self.shadow, self.weight, self.preview, self.approve, self.pause)
-        if sum(one is not None for one in kinds) != 1:
-            raise ValueError("a step is one of shadow, weight, preview, approve and pause")
-        if self.bake is not None and self.weight != 1.0:
-            raise ValueError("only the step to all traffic (weight: 100%) bakes")
-        if self.weight == 0:
-            raise ValueError("a weight is above 0: use shadow or preview before any weight")
-        return self
-
-
-class Arm(Section):
-    """One more version beside the stable one."""
-
-    version: str
-    weight: Fraction
-    rules: tuple[Preview, ...] | None = None
-    """requests that reach it whatever the weights"""
-
-
-class Bandit(Section):
-    """Weights follow what is learned (Thompson sampling)."""
-
-    reward: Literal["success", "outcome"] = "outcome"
-    floor: Fraction = 0.05
-    """the least share of an arm"""
-    every: Duration = 300.0
-    """between changes of the weights"""
-    stop: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
-    """probability that one arm is the best, at which it ends"""
-    seed: Int = 0
-
-
-class ErrorLimit(Section):
-    max_increase: Fraction
-    """of the share of failed requests; `0.5pp`"""
-
-
-class LatencyLimit(Section):
-    max_ratio: Ratio
-    quantile: Annotated[str, Field(pattern=r"^p[1-9][0-9](\.[0-9])?$")] = "p95"
-    floor: Duration = 0.005
-    """nobody feels a change below this"""
-
-
-class DistanceLimit(Section):
-    max_distance: Fraction
-    """of the distributions of scores (Kolmogorov-Smirnov)"""
-
-
-class DisagreementLimit(Section):
-    max: Fraction
-    """share of mirrored requests whose answers may differ"""
-
-
-class ChangeLimit(Section):
-    max_change: Annotated[Number, Field(ge=0)]
-    """of the mean score, either way"""
-
-
-class DifferenceLimit(Section):
-    max: Annotated[Number, Field(ge=0)]
-    """mean absolute difference of the scores of mirrored requests"""
-
-
-class LabelLimit(Section):
-    metric: Literal["error_rate", "precision", "recall", "absolute_error"]
-    noninferior: Annotated[Number, BeforeValidator(fraction), Field(ge=0)] = 0.01
-    """how much worse is still fine: a share (`1pp`), or in units of the error"""
-    delay: Duration
-    """how old a prediction is before its label counts"""
-    required: Bool = True
-    """false: harm counts, even while the new version bakes, but no proof is waited for"""
-
-
-class AbsoluteLimits(Section):
-    """What the new version must keep whether or not another runs beside it."""
-
-    errors: Fraction | None = None
-    latency: Duration | None = None
-    """at the quantile of the analysis"""
-
-
-Metric = Literal["errors", "latency", "predictions", "disagreements"]
-
-
-class Analysis(Section):
-    """What the judge looks at, and how much worse the new version may be."""
-
-    alpha: Annotated[Number, Field(gt=0, lt=0.5)] | None = None
-    errors: ErrorLimit | None = None
-    latency: LatencyLimit | None = None
-    predictions: DistanceLimit | None = None
-    scores: ChangeLimit | None = None
-    disagreements: DisagreementLimit | None = None
-    differences: DifferenceLimit | None = None
-    labels: LabelLimit | None = None
-    without: tuple[Metric, ...] | None = None
-    """metrics that are not judged"""
-    min_samples: Annotated[Int, Field(ge=0)] | None = None
-    hard_errors: Annotated[Fraction, Field(gt=0)] | None = None
-    """share of failed requests that acts at once"""
-
-
-class Freeze(Section):
-    """When nothing of this model starts or advances; rollbacks always may."""
-
-    cron: str | None = None
-    lasts: Duration | None = None
-    from_: str | None = Field(None, alias="from")
-    to: str | None = None
-    zone: str = "UTC"
-    """of the cron expression"""
-    reason: str = ""
-
-    @model_validator(mode="after")
-    def _one(self) -> Freeze:
-        if (self.cron is None) != (self.lasts is None) or (self.from_ is None) != (self.to is None):
-            raise ValueError("cron belongs to lasts, from belongs to `to`")
-        if (self.cron is None) == (self.from_ is None):
-            raise ValueError("a freeze has cron and lasts, or from and to")
-        return self
-
-
-class Inconclusive(Section):
-    after: Duration
-    do: Literal["hold", "rollback", "ask"]
-
-
-class Rollout(Section):
-    """How an endpoint moves to another version."""
-
-    strategy: Literal["immediate", "blue-green", "canary", "shadow", "ab", "bandit"] | None = None
-    sticky: Sticky | None = None
-    """what is assigned to an arm while it runs; counts each key once, which costs power"""
-    steps: tuple[Step, ...] | None = None
-    arms: tuple[Arm, ...] | None = None
-    bandit: Bandit | None = None
-    analysis: Analysis | None = None
-    limits: AbsoluteLimits | None = None
-    not_before: str | None = None
-    """a time with a zone: 2027-01-31T08:00:00Z"""
-    windows: tuple[Freeze, ...] | None = None
-    """in which it may start and advance; none is always"""
-    freeze: tuple[Freeze, ...] | None = None
-    """in which it may not"""
-    on_end: Literal["promote", "keep"] | None = None
-    """of several arms: promote the best one, or keep the stable version"""
-    on_fail: Literal["rollback", "freeze", "alert"] | None = None
-    on_inconclusive: Inconclusive | None = None
-    bake: Duration | None = None
-
-    @model_validator(mode="after")
-    def _rises(self) -> Rollout:
-        weights = [one.weight for one in self.steps or () if one.weight is not None]
-        for low, high in itertools.pairwise(weights):
-            if low >= high:
-                raise ValueError(f"weights rise: {high:.2%} comes after {low:.2%}")
-        if sum(arm.weight for arm in self.arms or ()) >= 1:
-            raise ValueError("the arms leave nothing to the stable version")
-        if self.bandit is not None and self.strategy not in (None, "bandit"):
-            raise ValueError(f"a bandit is no {self.strategy}")
-        return self
 
 
 class DriftMonitor(Section):
@@ -516,7 +282,7 @@ class Triggers(Section):
 class Train(Section):
     """How a better version is made: a command or a Python function, with its inputs."""
 
-    command: Annotated[tuple[str, ...], BeforeValidator(_words)] | None = None
+    command: Annotated[tuple[str, ...], BeforeValidator(words)] | None = None
     """a line, split as a shell would, or a list of words"""
     entry: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     """`module:function`"""
