@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import simulate
-from modelfleet.rollouts import advance, judge, judging, store
+from modelfleet.rollouts import advance, judge, judging
 from modelfleet.rollouts.step import Answer, Standing
 from modelfleet.serving import routing
 
@@ -62,23 +62,6 @@ def skip_gates(patch: Patch) -> None:
     patch.setattr(advance.Advancer, "_admission", lambda *_: passed)
 
 
-def decide_on_stale_rows(patch: Patch) -> None:
-    """Whoever wrote last is right."""
-
-    def update(connection: object, row: store.Row, **values: object) -> bool:
-        import sqlalchemy as sa
-
-        assert isinstance(connection, sa.Connection)
-        connection.execute(
-            sa.update(store.rollout)
-            .where(store.rollout.c.id == row.id)
-            .values(revision=store.rollout.c.revision + 1, **values)
-        )
-        return True
-
-    patch.setattr(store, "update", update)
-
-
 def count_twice(patch: Patch) -> None:
     real = judge.update
 
@@ -103,7 +86,6 @@ def forget_the_group(patch: Patch) -> None:
         (release_before_ready, (1,), "capacity"),
         (route_before_ready, (1,), "moved to"),
         (skip_gates, (1,), "did not pass its gates"),
-        (decide_on_stale_rows, (1, 2, 3), ""),
         (count_twice, (1, 2), "differ"),
         (forget_freezes, (1, 2, 3, 4, 5, 6), "freeze window"),
         (forget_the_group, (1, 2, 3), "two ways"),

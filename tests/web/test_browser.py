@@ -81,6 +81,7 @@ def test_axe_finds_nothing(world, visit, scheme, width):
         "/models/churn",
         "/models/fraud",
         "/rollouts",
+        "/approvals",
         f"/rollouts/{world.rollout}",
         "/pipelines",
         "/experiments",

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from fastapi.routing import APIRoute
 
-from modelfleet.core.authorization import Action, Role
+from modelfleet.core.authorization import SYSTEM, Action, Role
 from modelfleet.delivery.apply import Signed
 from modelfleet.delivery.types import Order
 from modelfleet.serving.pipelines.counters import Counted, PipelineCounters, StepCounters
@@ -188,6 +188,31 @@ def test_a_rollout_is_steered_by_forms(world, enter):
     assert "asked to abort" in text
     assert "/abort" not in text, "there is nothing left to press"
     assert world.fleet.rollouts.get(ADMIN, world.rollout).rollout.desired == "abort"
+
+
+def test_what_people_are_asked_has_buttons(world, enter):
+    visitor, place = enter(), f"/rollouts/{world.rollout}"
+    with world.fleet.database.begin() as connection:
+        asked = world.fleet.approvals.ask(
+            connection, SYSTEM, f"rollout/{world.rollout}/step/0", {"spec": "0" * 8},
+            role="approver", team="growth", sentence="Go on with <b>it</b>.",
+        )  # fmt: skip
+    for page in (place, "/approvals"):
+        text = visitor.get(page).text
+        assert f"/approvals/{asked}/approve" in text
+        assert "Go on with &lt;b&gt;it&lt;/b&gt;." in text
+    done = visitor.fill(f"/approvals/{asked}/approve", place, back=place, reason="fine")
+    assert done.headers["location"] == place
+    assert "approved (fine)" in visitor.get(place).text
+    assert world.fleet.approvals.get(ADMIN, asked).state == "approved"
+    assert "Nobody needs to approve" in visitor.get("/approvals").text
+
+
+def test_a_promotion_by_hand_needs_a_reason(world, enter):
+    visitor, place = enter(), f"/rollouts/{world.rollout}"
+    assert visitor.fill(f"{place}/promote", place).status_code == 400
+    assert visitor.fill(f"{place}/promote", place, reason="it is urgent").status_code == 303
+    assert "asked to promote" in visitor.get(place).text
 
 
 def test_alerts_are_acknowledged_and_resolved(world, enter):

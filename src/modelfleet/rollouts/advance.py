@@ -103,10 +103,6 @@ class _Seen:
     """by subject"""
 
 
-class _Stale(Exception):
-    """Somebody else wrote to it meanwhile; the next look sees what."""
-
-
 class Advancer:
     def __init__(
         self,
@@ -387,21 +383,23 @@ class Advancer:
         try:
             with self._database.begin() as connection:
                 store.note_all(connection, [_noted(one) for one in quiet])
-                written = [unit for unit in others if self._commit(connection, unit)]
-                written += [[one] for one in quiet]
+                written: list[Sequence[Outcome]] = [[one] for one in quiet]
+                written += [unit for unit in others if self._commit(connection, unit)]
+        except store.Stale:
+            written = self._one_by_one(units)
         except FleetError:
             raise
-        except Exception as error:  # noqa: BLE001 - found out below whose it is
+        except Exception as error:  # noqa: BLE001 - found out one by one whose it is
             log.error("rollouts are written one by one", error=str(error))
-            written = []
-            for unit in units:
-                if self._guarded(unit[0].row, partial(self._alone, unit)):
-                    written.append(unit)
+            written = self._one_by_one(units)
         for unit in written:
             for one in unit:
                 if one.move is None:
                     self._remember(one)
         return len(written)
+
+    def _one_by_one(self, units: Sequence[Sequence[Outcome]]) -> list[Sequence[Outcome]]:
+        return [unit for unit in units if self._guarded(unit[0].row, partial(self._alone, unit))]
 
     def _remember(self, one: Outcome) -> None:
         """What was just written need not be read again."""
@@ -428,8 +426,8 @@ class Advancer:
             with connection.begin_nested():
                 for one in unit:
                     if not self._one(connection, one):
-                        raise _Stale
-        except _Stale:
+                        raise store.Stale
+        except store.Stale:
             return False
         return True
 

@@ -82,7 +82,7 @@ class Mover:
         if move.state in ENDED:
             values["ended_at"] = now
         if not store.update(connection, row, **values):
-            raise RuntimeError(f"the rollout {row.id} was written by somebody else")
+            raise store.Stale
         self._ask(connection, after, move, versions)
         if move.state in ENDED:
             self._release(connection, row)

@@ -444,6 +444,10 @@ def add_evidence(connection: sa.Connection, found: Sequence[tuple[str, NewEviden
         )
 
 
+class Stale(Exception):
+    """Somebody else wrote to the rollout since it was read; the next look sees what."""
+
+
 @dataclass(frozen=True)
 class Noted:
     """What is written of a rollout that does not move."""
@@ -470,7 +474,7 @@ _NOTE = (
 
 
 def note_all(connection: sa.Connection, found: Sequence[Noted]) -> None:
-    """All of it at once. Raises `RuntimeError` if anybody wrote to one of them meanwhile."""
+    """All of it at once. Raises `Stale` if anybody wrote to one of them meanwhile."""
     if not found:
         return
     changed = connection.execute(
@@ -489,7 +493,7 @@ def note_all(connection: sa.Connection, found: Sequence[Noted]) -> None:
         ],
     )
     if changed.rowcount != len(found):
-        raise RuntimeError("somebody else wrote to a rollout")
+        raise Stale
     add_evidence(connection, [(one.row.id, new) for one in found for new in one.evidence])
 
 
