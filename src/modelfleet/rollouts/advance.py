@@ -232,7 +232,8 @@ class Advancer:
         if applied and applied_at is None:
             applied_at = now
         stable = versions.get(row.from_version_id or "")
-        judged = self._judge(replace(row, applied_at=applied_at), stable, arms, closed)
+        fresh = replace(row, applied_at=applied_at)
+        judged = self._judge(fresh, stable, arms, closed, place.sticky)
         observed = self._observed(
             row, place, stable, versions, load_errors, seen, judged, closed, now
         )
@@ -260,6 +261,7 @@ class Advancer:
         stable: Version | None,
         arms: Sequence[Version],
         closed: int | None,
+        sticky: bool,
     ) -> Judged:
         """Closed ticks that were not read yet, and what the judge says of each arm."""
         known = self._verdicts.get(row.id)
@@ -267,7 +269,8 @@ class Advancer:
         fresh = closed is not None and self._closed.get(row.id) != (closed, row.applied_at)
         if not fresh and verdicts is not None:
             return judging.unchanged(row, verdicts, stable)
-        found = judging.take_in(row, stable, arms, self._ticks if fresh else None)
+        source = self._ticks if fresh else None
+        found = judging.take_in(row, stable, arms, source, sticky=sticky)
         if not found.evidence and found.states is row.judges:
             self._verdicts[row.id] = (row.revision, found.verdicts)
             if closed is not None and found.read:

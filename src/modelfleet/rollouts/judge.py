@@ -246,29 +246,33 @@ def verdict(
     weight: float,
     mirrored: bool,
     arms: int = 1,
+    whole: bool = False,
 ) -> Verdict:
     """What the ticks so far say. `steps`: weights of the whole plan that are judged.
 
     `weight`: the canary's share of the live traffic of both. `mirrored`: it gets copies instead.
-    `arms`: how many versions are compared with the stable one at once.
+    `arms`: how many versions are compared with the stable one at once. `whole`: samples are
+    those of all steps, as where each client counts once.
     """
     if hard := hard_limit(state, analysis):
-        return _overall(state, (), Finding.HARM, hard)
+        return _overall(state, (), Finding.HARM, hard, whole)
     metrics = judged(state, analysis, steps, mirrored, arms)
     stable, canary = state.step_samples
     split = state.split if mirrored else state.split + split_log_e(canary, stable + canary, weight)
     if split >= SPLIT_LIMIT:
         sentence = "Traffic is not split as it should be, so nothing can be concluded from it."
-        return _overall(state, metrics, Finding.OPEN, sentence)
+        return _overall(state, metrics, Finding.OPEN, sentence, whole)
     worst = [one for one in metrics if one.finding is Finding.HARM]
     if worst:
-        return _overall(state, metrics, Finding.HARM, worst[0].sentence)
+        return _overall(state, metrics, Finding.HARM, worst[0].sentence, whole)
     needed = [one for one in metrics if one.required]
     if needed and all(one.finding is Finding.PROOF for one in needed):
         names = ", ".join(one.metric for one in needed)
-        return _overall(state, metrics, Finding.PROOF, f"Proven within its margins: {names}.")
+        return _overall(
+            state, metrics, Finding.PROOF, f"Proven within its margins: {names}.", whole
+        )
     missing = ", ".join(one.metric for one in needed if one.finding is Finding.OPEN)
-    return _overall(state, metrics, Finding.OPEN, f"Not proven yet: {missing}.")
+    return _overall(state, metrics, Finding.OPEN, f"Not proven yet: {missing}.", whole)
 
 
 def hard_limit(state: JudgeState, analysis: Analysis) -> str:
@@ -287,7 +291,11 @@ def late_harm(state: JudgeState, analysis: Analysis, *, arms: int = 1) -> str:
 
 
 def _overall(
-    state: JudgeState, metrics: tuple[MetricVerdict, ...], finding: Finding, sentence: str
+    state: JudgeState,
+    metrics: tuple[MetricVerdict, ...],
+    finding: Finding,
+    sentence: str,
+    whole: bool,
 ) -> Verdict:
-    stable, canary = state.step_samples
+    stable, canary = (state.stable_seen[0], state.hard[0]) if whole else state.step_samples
     return Verdict(finding, metrics, stable, canary, sentence)

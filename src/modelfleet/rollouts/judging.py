@@ -78,16 +78,21 @@ def unchanged(row: Row, verdicts: Sequence[Verdict | None], stable: Version | No
 
 
 def take_in(
-    row: Row, stable: Version | None, arms: Sequence[Version], source: TickSource | None
+    row: Row,
+    stable: Version | None,
+    arms: Sequence[Version],
+    source: TickSource | None,
+    *,
+    sticky: bool = False,
 ) -> Judged:
     """The judge's state after all closed ticks, and what it says.
 
-    source: None reads none. Harm at any tick counts, however many are read at once.
+    source: None reads none. sticky: each client counts once, in whichever step. Harm at any tick counts, however many are read at once.
     """
     if not is_judged(row) or row.applied_at is None or stable is None:
         return _judged(row, row.judges, (), row.notes, (), stable, read=source is not None)
     states = list(row.judges)
-    verdicts: list[Verdict | None] = [_verdict(row, k, one) for k, one in enumerate(states)]
+    verdicts: list[Verdict | None] = [_verdict(row, k, one, sticky) for k, one in enumerate(states)]
     notes = row.notes
     evidence: list[NewEvidence] = []
     lead = next((k for k, arm in enumerate(row.arms) if not arm.out), 0)
@@ -104,7 +109,7 @@ def take_in(
             notes = _noted(row, notes, k, one, leads=k == lead)
             if row.state is State.BAKING or not _step(row).is_judged:
                 continue
-            said = _verdict(row, k, states[k])
+            said = _verdict(row, k, states[k], sticky)
             assert said is not None
             evidence.append(NewEvidence(tick.number, k, row.step, said))
             before = verdicts[k]
@@ -170,7 +175,7 @@ def _noted(row: Row, notes: Notes, arm: int, tick: Tick, *, leads: bool) -> Note
     return notes
 
 
-def _verdict(row: Row, arm: int, state: JudgeState) -> Verdict | None:
+def _verdict(row: Row, arm: int, state: JudgeState, sticky: bool) -> Verdict | None:
     spec = row.spec
     if row.state is State.BAKING or not spec.plan:
         return None
@@ -184,6 +189,7 @@ def _verdict(row: Row, arm: int, state: JudgeState) -> Verdict | None:
         weight=pair_share(row, arm),
         mirrored=mirrored,
         arms=len(row.arms) * spec.phases,
+        whole=sticky,
     )
 
 

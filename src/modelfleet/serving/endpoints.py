@@ -103,6 +103,8 @@ class Place:
     revision: int
     applied_revision: int
     stable_version_id: str | None
+    sticky: bool = False
+    """clients stick to versions"""
 
 
 class EndpointService:
@@ -284,11 +286,17 @@ class EndpointService:
             endpoint.c.revision,
             endpoint.c.applied_revision,
             endpoint.c.stable_version_id,
+            endpoint.c.traffic,
         )
         if endpoint_id is not None:
             query = query.where(endpoint.c.id == endpoint_id)
         return {
-            r.id: Place(r.revision, r.applied_revision, r.stable_version_id)
+            r.id: Place(
+                r.revision,
+                r.applied_revision,
+                r.stable_version_id,
+                bool(r.traffic.get("sticky")),
+            )
             for r in connection.execute(query)
         }
 

@@ -9,10 +9,10 @@ from modelfleet.core.authorization import Action, Principal
 from modelfleet.core.errors import NotFound
 from modelfleet.delivery.training.store import Training
 from modelfleet.gates.requests import GateRequest
-from modelfleet.identity.approvals import Approval, may_answer
 from modelfleet.monitoring import AlertInfo
 from modelfleet.registry import Model, Version
 from modelfleet.rollouts.store import Rollout
+from modelfleet.views.rollout import ApprovalView, approval_view
 from modelfleet.wiring import Fleet
 
 _SHOWN = 10
@@ -31,14 +31,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Question:
-    """An approval that somebody has to give."""
-
-    approval: Approval
-    may_answer: bool
-
-
-@dataclass(frozen=True)
 class DeliveryView:
     model: Model
     candidate: Version | None
@@ -47,7 +39,7 @@ class DeliveryView:
     stages: tuple[Stage, ...]
     waits: tuple[str, ...]
     """what it waits for, in sentences; empty if for nothing"""
-    questions: tuple[Question, ...]
+    questions: tuple[ApprovalView, ...]
     trainings: Sequence[Training]
     may_train: bool
     """there is a plan, nothing runs, and one may"""
@@ -103,7 +95,7 @@ def _questions(
     principal: Principal,
     rollouts: Sequence[Rollout],
     requests: Sequence[GateRequest],
-) -> tuple[Question, ...]:
+) -> tuple[ApprovalView, ...]:
     starts = [f"rollout/{one.id}/" for one in rollouts if one.ended_at is None]
     starts += [f"gate/{one.id}/" for one in requests]
     found = [
@@ -111,7 +103,7 @@ def _questions(
         for start in starts
         for one in fleet.approvals.list(principal, state="waiting", subject=start)
     ]
-    return tuple(Question(one, may_answer(principal, one)) for one in found)
+    return tuple(approval_view(one, principal) for one in found)
 
 
 def _may_train(
@@ -200,7 +192,7 @@ def _waits(
     trainings: Sequence[Training],
     requests: Sequence[GateRequest],
     rollouts: Sequence[Rollout],
-    questions: Sequence[Question],
+    questions: Sequence[ApprovalView],
 ) -> tuple[str, ...]:
     found = []
     running = next((one for one in trainings if not one.is_over), None)

@@ -118,7 +118,8 @@ def reject(
 
 def _back(place: str) -> str:
     """Only to pages of our own."""
-    return place if re.fullmatch(r"/rollouts/[0-9a-f]{1,64}", place) else "/approvals"
+    ours = r"/rollouts/[0-9a-f]{1,64}|/models/[\w.%~-]{1,250}/delivery"
+    return place if re.fullmatch(ours, place) else "/approvals"
 
 
 def metric_chart(metric: MetricView, view: RolloutView, replay: Replay | None) -> str:
