@@ -152,11 +152,11 @@ def test_what_could_never_be_proven_is_refused() -> None:
     )
     with pytest.raises(InvalidInput, match="canary"):
         Spec(analysis=nothing)
-    assert Spec(strategy=Strategy.SHADOW, analysis=nothing).steps[0].shadow == 10_000
+    assert Spec(strategy=Strategy.SHADOW, analysis=nothing).plan[0].shadow == 10_000
     pairless = Analysis(errors_max_increase=None, latency_max_ratio=None, disagreements_max=None)
     with pytest.raises(InvalidInput, match="shadow"):
         Spec(strategy=Strategy.SHADOW, analysis=pairless)
-    assert Spec(strategy=Strategy.BLUE_GREEN, analysis=pairless).steps == ()
+    assert Spec(strategy=Strategy.BLUE_GREEN, analysis=pairless).plan == ()
     for endless in (math.inf, math.nan):
         with pytest.raises(InvalidInput):
             Spec(bake_seconds=endless)
