@@ -30,6 +30,7 @@ TABLE = {
     Action.RUN_BATCH: ". x x . x",
     Action.DELETE: ". . . x x",
     Action.REPORT_OUTCOMES: ". x x . x",
+    Action.FREEZE: ". . . x x",
     Action.ACKNOWLEDGE: ". x x x x",
     Action.MANAGE_ACCESS: ". . . . x",
     Action.READ_AUDIT: ". . . x x",

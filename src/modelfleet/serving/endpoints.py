@@ -25,7 +25,7 @@ from modelfleet.registry import store as registry_store
 from modelfleet.registry.tables import model, model_version
 from modelfleet.registry.types import DEFAULT_NAMESPACE_ID
 from modelfleet.serving.pipelines.tables import is_pipeline, users_of
-from modelfleet.serving.traffic import MAX_RULES, Overlay, Rule, Traffic, changed
+from modelfleet.serving.traffic import Overlay, Rule, Traffic, changed
 
 FULL = 10_000
 """Weights and shadow fractions are basis points."""
@@ -188,8 +188,6 @@ class EndpointService:
             resource = Resource("endpoint", found.name, found.owner_team)
             authorize(actor, Action.ROLLOUT, resource)
             wanted = changed(found.traffic, changes)
-            if len(wanted.rules) > MAX_RULES:
-                raise InvalidInput(f"An endpoint has at most {MAX_RULES} rules.")
             rules = tuple(_resolve(connection, found, rule) for rule in wanted.rules)
             wanted = replace(wanted, rules=rules)
             if (wanted.per_try_timeout_ms or 0) >= (wanted.timeout_ms or found.timeout_ms):

@@ -109,6 +109,8 @@ def changed(before: Traffic, changes: Mapping[str, object]) -> Traffic:
             raise cause from error
         raise InvalidInput(f"traffic: {error}") from error
     _refuse_unknown(given, msgspec.to_builtins(found), "traffic")
+    if len(found.rules) > MAX_RULES:
+        raise InvalidInput(f"An endpoint has at most {MAX_RULES} rules.")
     return found
 
 
