@@ -23,6 +23,7 @@ PROGRAM = '''\
 """Train on the last quarter. Runs in the model's own environment, as the document says."""
 
 import csv
+import json
 
 import joblib
 import lightgbm
@@ -31,13 +32,15 @@ import numpy as np
 
 def train(recent, output):
     with open(recent) as file:
-        rows = np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])
+        names, *lines = csv.reader(file)
+    rows = np.array(lines, dtype=float)
     x, late = rows[:, :-1], rows[:, -1].astype(int)
     model = lightgbm.LGBMClassifier(n_estimators=60, num_leaves=15, n_jobs=1, verbose=-1)
     model.fit(x, late)
     joblib.dump(model, output / "model.joblib")
     np.save(output / "example.npy", x[:256])
     np.save(output / "reference.npy", x)
+    (output / "features.json").write_text(json.dumps(names[:-1]))
     return {"rows": len(x)}
 '''
 DOCUMENT = """\

@@ -193,6 +193,9 @@ _FILE = click.Path(exists=True, path_type=Path)
 @click.option("--kind", help="What PATH holds, if that can't be told: sklearn, python, ...")
 @click.option("--example", type=_FILE, help="Rows of its inputs: .npy, .npz, .json or .csv.")
 @click.option("--reference", type=_FILE, help="Training rows to compare production with.")
+@click.option(
+    "--feature", "features", multiple=True, help="Name of a column of its input, in their order."
+)
 @click.option("--source", type=_FILE, help="Python file with the class of a state dict's module.")
 @click.option("--class", "class_name", help="The name of that class.")
 @click.option(
@@ -234,6 +237,7 @@ def register(
     tags: dict[str, str],
     example: Path | None,
     reference: Path | None,
+    features: tuple[str, ...],
     requirements: tuple[str, ...],
     python: str | None,
     version: str | None,
@@ -273,6 +277,7 @@ def register(
                 reference=None if reference is None else read_rows(reference),
                 name=name,
                 team=team,
+                features=features or None,
                 requirements=requirements or None,
                 python=python,
                 version=version,

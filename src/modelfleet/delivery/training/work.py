@@ -32,7 +32,7 @@ LARGEST_LOG = 16 * 2**20
 _REGISTER_SECONDS = 1800.0
 _TAIL = 2000
 _GO_THERE = "import os, sys; os.chdir(sys.argv[1]); os.execvp(sys.argv[2], sys.argv[2:])"
-_ASIDE = ("example", "reference", "metrics", "parameters")
+_ASIDE = ("example", "reference", "features", "metrics", "parameters")
 """what else may lie in the output folder, by the stem of its name"""
 
 
@@ -137,6 +137,8 @@ class Workshop:
         for option in ("metrics", "parameters"):
             for key, value in _pairs(output / f"{option}.json").items():
                 argv += [f"--{option.removesuffix('s')}", f"{key}={value}"]
+        for one in _names(output / "features.json"):
+            argv += ["--feature", one]
         for one in run.plan.requirements:
             argv += ["--requirement", one]
         if run.plan.python:
@@ -208,12 +210,23 @@ class Workshop:
 
 
 def _pairs(path: Path) -> dict[str, object]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise InvalidInput(f"{path.name} is no JSON: {error}.") from error
+    found = _read(path, {})
     if not isinstance(found, dict):
         raise InvalidInput(f"{path.name} holds no names and values.")
     return found
+
+
+def _names(path: Path) -> list[str]:
+    found = _read(path, [])
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise InvalidInput(f"{path.name} is no list of names.")
+    return found
+
+
+def _read(path: Path, nothing: object) -> object:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return nothing
+    except ValueError as error:
+        raise InvalidInput(f"{path.name} is no JSON: {error}.") from error
