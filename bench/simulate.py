@@ -413,8 +413,8 @@ class World:
         for version in VERSIONS[1:]:
             index = self.versions[(history.name, version)]
             ticks = history.ticks.setdefault(index, [])
-            if ticks and number <= ticks[-1].number:
-                continue
+            if ticks:  # while the clock is behind, what is told comes late
+                number = max(number, ticks[-1].number + 1)
             mirrored = shadows.get(index, 0)
             n = 400 * (mirrored or history.weights.get(index, 0)) // FULL
             kind = self.kind_of.get(index, "good")

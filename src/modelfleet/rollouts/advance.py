@@ -230,7 +230,7 @@ class Advancer:
         applied = place.applied_revision >= row.route_revision
         applied_at = row.applied_at
         if applied and applied_at is None:
-            applied_at = now
+            applied_at = max(now, row.step_at)  # the clock may have gone back in between
         stable = versions.get(row.from_version_id or "")
         fresh = replace(row, applied_at=applied_at)
         judged = self._judge(fresh, stable, arms, closed, place.sticky)
