@@ -581,7 +581,7 @@ class World:
     # One round -----------------------------------------------------------------------------------
 
     def round(self) -> None:
-        self.rounds += 1
+        self.rounds += 1  # seconds by a clock that never jumps
         self.now += SECOND
         if self.faults and self.dice.random() < 0.02:
             jump = self.dice.choice([-5, -1, 3, 20])
@@ -837,6 +837,7 @@ def clocked(world: World) -> Iterator[None]:
     """Everybody sees the time of the world."""
     before = {module: module.now_us for module in CLOCKED}
     looks, advance._GATES_SECONDS = advance._GATES_SECONDS, 0.0
+    watch, advance.monotonic = advance.monotonic, lambda: float(world.rounds)  # type: ignore[attr-defined]
     for module in CLOCKED:
         module.now_us = lambda: world.now  # type: ignore[attr-defined]
     try:
@@ -845,6 +846,7 @@ def clocked(world: World) -> Iterator[None]:
         for module, real in before.items():
             module.now_us = real  # type: ignore[attr-defined]
         advance._GATES_SECONDS = looks
+        advance.monotonic = watch  # type: ignore[attr-defined]
 
 
 def template(folder: Path) -> None:

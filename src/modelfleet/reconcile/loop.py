@@ -129,7 +129,7 @@ class Reconciler:
     def round(self) -> None:
         self._guarded(self._advance)
         rows, places = self._rollouts.active(), self._endpoints.all()
-        self._write_watch(rows, {one.id for one in places if one.traffic.sticky})
+        self._write_watch(rows, {one.id for one in places if one.policy.sticky})
         self._load_errors = self._traffic.round(places, rows)
 
     def _advance(self) -> None:

@@ -8,10 +8,10 @@ that dies before the commit has changed nothing; one that dies after it has noth
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -45,6 +45,7 @@ from modelfleet.serving.endpoints import EndpointService, Place
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _SECOND = 1_000_000
+WATCHED_SECONDS = 60.0
 _GATES_SECONDS = 1.0
 """how often gates are looked at"""
 
@@ -124,6 +125,8 @@ class Advancer:
         self._closed: dict[str, tuple[int, int | None]] = {}
         self._verdicts: dict[str, tuple[int, Sequence[Verdict | None]]] = {}
         self._admissions: dict[str, tuple[float, Answer, str]] = {}
+        self._baking: dict[str, tuple[float, int | None]] = {}
+        """since when a bake is watched, and up to which tick it must be"""
 
     def rows(self) -> Sequence[Row]:
         """All that run, oldest first."""
@@ -186,7 +189,7 @@ class Advancer:
 
     def _ask_gates(self) -> None:
         """Gates may have to be asked for: that writes, so it is not done at every look."""
-        now = time.monotonic()
+        now = monotonic()
         due = [
             row
             for row in self._known.values()
@@ -206,7 +209,12 @@ class Advancer:
         self._admissions[row.id] = (now, answer, found.evidence_digest)
 
     def _forget(self, rows: Mapping[str, Row]) -> None:
-        known: Sequence[dict[str, Any]] = (self._closed, self._verdicts, self._admissions)
+        known: Sequence[dict[str, Any]] = (
+            self._closed,
+            self._verdicts,
+            self._admissions,
+            self._baking,
+        )
         for one in known:
             for gone in [i for i in one if i not in rows]:
                 del one[gone]
@@ -313,7 +321,8 @@ class Advancer:
             verdict=None if contest is not None else judged.verdict,
             bake_requests=bake[0],
             bake_errors=bake[1],
-            bake_judged=self._bake_is_closed(row, closed),
+            bake_judged=self._bake_is_closed(row, closed)
+            and self._watched(row, applied, closed, now),
             reason=row.sentence,
             blocked=self._blocked(row, seen.freezes, now),
             gates=self._admission(row),
@@ -334,6 +343,19 @@ class Advancer:
 
     def _blocked(self, row: Row, known: Sequence[Freeze], now: int) -> str:
         return blocked(row.spec, row.notes, known, row.owner_team, row.endpoint, now)
+
+    def _watched(self, row: Row, applied: bool, closed: int | None, now: int) -> bool:
+        """Whether this process has watched the bake for its time, or a minute of it, by a clock
+        that nobody sets, and has read all that was told meanwhile: wall clocks jump, and ticks are
+        numbered by them."""
+        if row.state is not State.BAKING or not applied or closed is None:
+            self._baking.pop(row.id, None)
+            return False
+        began, goal = self._baking.get(row.id, (monotonic(), None))
+        if goal is None and monotonic() - began >= min(row.spec.bake, WATCHED_SECONDS):
+            goal = max(self._ticks.tick_at(now), closed) + 4
+        self._baking[row.id] = (began, goal)
+        return goal is not None and closed >= goal
 
     def _bake_is_closed(self, row: Row, closed: int | None) -> bool:
         """A bake that nobody has looked at proves nothing, however long it took."""

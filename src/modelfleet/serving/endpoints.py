@@ -285,6 +285,7 @@ class EndpointService:
             endpoint.c.applied_revision,
             endpoint.c.stable_version_id,
             endpoint.c.traffic,
+            endpoint.c.overlay,
         )
         if endpoint_id is not None:
             query = query.where(endpoint.c.id == endpoint_id)
@@ -293,7 +294,7 @@ class EndpointService:
                 r.revision,
                 r.applied_revision,
                 r.stable_version_id,
-                bool(r.traffic.get("sticky")),
+                bool(r.overlay.get("sticky") or r.traffic.get("sticky")),
             )
             for r in connection.execute(query)
         }
