@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ class ModelProcess:
             self._argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=tempfile.gettempdir(),
+            cwd="/",
             env=environment(self._worker_package),
         )
         try:

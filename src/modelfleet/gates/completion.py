@@ -104,7 +104,7 @@ class Completer:
                 text=True,
                 timeout=_SECONDS,
                 env=process_environment(self._layout.worker_package),
-                cwd=tempfile.gettempdir(),
+                cwd="/",
             )
         except subprocess.TimeoutExpired as error:
             raise InvalidInput(f"Reading the model took over {_SECONDS} s.") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -125,7 +124,7 @@ class Converters:
             self._confined([str(python), "-m", "modelfleet_worker.convert"]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=tempfile.gettempdir(),
+            cwd="/",
             env={
                 "PATH": os.environ.get("PATH", ""),
                 "PYTHONPATH": str(self._worker_package),

@@ -158,7 +158,7 @@ class Lab:
                     stderr=said,
                     timeout=deadline.left,
                     env=environment(self.worker_package),
-                    cwd=tempfile.gettempdir(),
+                    cwd="/",
                 )
             except subprocess.TimeoutExpired as error:
                 raise TimedOut(f"{subject.name} took longer than it was given.") from error

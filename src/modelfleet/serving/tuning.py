@@ -10,7 +10,6 @@ Little's law a client waits for its answer as long as all clients' requests take
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -278,7 +277,7 @@ class TuningService:
                 list(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                cwd=tempfile.gettempdir(),
+                cwd="/",
                 env=environment(self._worker_package),
                 timeout=_SECONDS,
             )
