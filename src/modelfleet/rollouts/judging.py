@@ -87,7 +87,8 @@ def take_in(
 ) -> Judged:
     """The judge's state after all closed ticks, and what it says.
 
-    source: None reads none. sticky: each client counts once, in whichever step. Harm at any tick counts, however many are read at once.
+    source: None reads none. sticky: each client counts once, in whichever step. Harm at any tick
+    counts, however many are read at once.
     """
     if not is_judged(row) or row.applied_at is None or stable is None:
         return _judged(row, row.judges, (), row.notes, (), stable, read=source is not None)

@@ -155,6 +155,8 @@ class OutcomeWindow:
     true: int = 0
     hits: int = 0
     """Rows that were both."""
+    classified: int = 0
+    """Labelled rows that can be right or wrong: a probability, and a label of 0 or 1."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class State(StrEnum):
 ENDED = frozenset({State.PROMOTED, State.REJECTED, State.REGISTERED, State.FAILED, State.CANCELLED})
 WORKING = frozenset({State.QUEUED, State.PREPARING, State.TRAINING, State.REGISTERING})
 """states in which something runs here"""
+STOPPABLE = WORKING | {State.WAITING}
+"""states in which a run can be cancelled: later, its rollout is aborted"""
 
 
 @dataclass(frozen=True)
