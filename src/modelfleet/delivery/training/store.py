@@ -56,6 +56,14 @@ training_schedule = sa.Table(
     sa.Column("due_at", sa.BigInteger, nullable=False),
 )
 
+# Causes that came too soon: the first of each model, until a run of it begins.
+training_cause = sa.Table(
+    "training_cause",
+    metadata,
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("cause", Json, nullable=False),
+)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -88,6 +96,7 @@ def add(
     if active(connection, [plan.model]):
         return None
     made = new_id()
+    drop_causes(connection, [plan.model])
     connection.execute(
         sa.insert(training).values(
             id=made,
@@ -153,6 +162,23 @@ def last_begun(connection: sa.Connection, models: Iterable[str]) -> dict[str, in
         .group_by(training.c.model)
     )
     return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def keep_cause(connection: sa.Connection, model_name: str, cause: Cause) -> None:
+    """For later; an earlier one stays."""
+    if model_name not in kept_causes(connection):
+        values = {"model": model_name, "cause": msgspec.to_builtins(cause)}
+        connection.execute(sa.insert(training_cause).values(values))
+
+
+def kept_causes(connection: sa.Connection) -> dict[str, Cause]:
+    """By model."""
+    rows = connection.execute(sa.select(training_cause))
+    return {row.model: msgspec.convert(row.cause, Cause) for row in rows}
+
+
+def drop_causes(connection: sa.Connection, models: Iterable[str]) -> None:
+    connection.execute(sa.delete(training_cause).where(training_cause.c.model.in_(list(models))))
 
 
 def take(connection: sa.Connection, run: str, owner: str, *, again: bool) -> bool:
