@@ -297,9 +297,6 @@ class TrainingService:
         made = self._made(run)
         if made is None:
             raise InvalidInput("It was registered, but no version carries its tag.")
-        if not run.plan.rollout:
-            self._end(run, owner, State.REGISTERED, f"Made {made[1]}.", version=made[1])
-            return
         self._go_on(run, owner, State.WAITING, f"Made {made[1]}.", version=made[1])
 
     def _made(self, run: Training) -> tuple[str, str] | None:
