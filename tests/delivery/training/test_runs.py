@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from modelfleet.core import audit
+from modelfleet.core.authorization import Role
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound
 from modelfleet.delivery.objects import fleet_object
 from modelfleet.delivery.training import store
@@ -22,7 +23,7 @@ from modelfleet.delivery.training.store import Training
 from modelfleet.delivery.training.work import Interrupted
 from modelfleet.rollouts.plan import Spec
 from modelfleet.wiring import Fleet
-from people import ADMIN
+from people import ADMIN, principal
 from registrar import Registrar
 
 PLAN = Plan("churn", "growth", command=("python", "train.py"), cooldown_seconds=0.0)
@@ -115,6 +116,17 @@ def test_a_run_that_is_cancelled_while_its_rollout_begins_takes_it_back(
     assert now(fleet, run).state is State.CANCELLED
     [rollout] = fleet.rollouts.list(ADMIN)
     assert rollout.desired == "abort"
+
+
+def test_who_asked_for_the_run_does_not_approve_its_rollout(
+    fleet: Fleet, registrar: Registrar, plans: Plans
+) -> None:
+    run = fleet.training.start(principal(Role.DATA_SCIENTIST, "growth"), "churn")
+    put(fleet, run, State.WAITING, version=made_by(fleet, registrar, run))
+    fleet.training.look()
+    [rollout] = fleet.rollouts.list(ADMIN)
+    assert rollout.actor == run.actor == "data-scientist of growth"
+    assert now(fleet, run).state is State.ROLLING_OUT
 
 
 def test_a_version_that_serves_already_is_promoted(

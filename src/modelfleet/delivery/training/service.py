@@ -352,8 +352,10 @@ class TrainingService:
             place = self._plans.destination(run.model)
             rollout = self._rollout(place.endpoint, version)
             if rollout is None:
+                # In the name of who asked for the run: they don't approve what comes of it.
+                asker = Principal(SYSTEM.id, run.actor, SYSTEM.grants)
                 rollout = self._rollouts.start(
-                    SYSTEM, place.endpoint, run.model, version, place.spec
+                    asker, place.endpoint, run.model, version, place.spec
                 )
         except Conflict as error:
             status, serves = self._standing(run, place.endpoint)

@@ -149,7 +149,12 @@ class Workshop:
             argv += ["--python", run.plan.python]
         argv += ["--tag", f"modelfleet.training={run.id}"]
         access = self._access(run.owner_team, _REGISTER_SECONDS + 60)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MODELFLEET_")}
+        # Settings of the platform are none of the client's: they may hold secrets.
+        environment = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith("MODELFLEET_") or k == "MODELFLEET_CA"
+        }
         environment |= {"MODELFLEET_URL": access.url, "MODELFLEET_KEY": access.key}
         code = self._run(run, argv, environment, started, _REGISTER_SECONDS)
         if code != 0:
