@@ -111,7 +111,7 @@ class Tick:
     """mirrored requests that could be compared"""
     disagreements: int = 0
     differences: Sums = Sums()
-    """|shadow's score - stable's score| of these pairs"""
+    """|shadow's score - stable's score| of the pairs in which both have one"""
     stable_us: float = 0.0
     """sum of the pairs' latencies"""
     shadow_us: float = 0.0

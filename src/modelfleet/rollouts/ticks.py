@@ -109,7 +109,7 @@ def _tick(number: int, stable: Arm | None, canary: Arm | None, pair: views.PairT
         tick,
         pairs=pair.pairs,
         disagreements=pair.disagreements,
-        differences=Sums(pair.pairs, pair.absolute, pair.squared),
+        differences=Sums(pair.scored, pair.absolute, pair.squared),
         stable_us=pair.stable_latency_us,
         shadow_us=pair.shadow_latency_us,
     )

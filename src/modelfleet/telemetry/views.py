@@ -53,6 +53,8 @@ class PairTick:
     squared: float
     stable_latency_us: float
     shadow_latency_us: float
+    scored: int = 0
+    """Pairs in which both have a score."""
 
 
 @dataclass(frozen=True)
