@@ -31,6 +31,7 @@ from modelfleet.delivery.service import FleetFileService
 from modelfleet.delivery.training import TrainingService, Triggers
 from modelfleet.delivery.training.access import TrainingAccess
 from modelfleet.delivery.training.documents import DocumentPlans
+from modelfleet.delivery.training.store import files_of
 from modelfleet.delivery.training.triggers import Drifted
 from modelfleet.delivery.training.work import Workshop
 from modelfleet.engines.engine import Engine
@@ -262,7 +263,7 @@ def build(settings: Settings) -> Fleet:
         datasets=datasets,
         batches=batches,
         tuning=tuning,
-        garbage=GarbageService(database, blobs, [blobs_of, uploads_of, applied_blobs]),
+        garbage=GarbageService(database, blobs, [blobs_of, uploads_of, applied_blobs, files_of]),
         webhooks=WebhookService(
             database, sealer, registry.namespace, registry.namespace_id, private=private
         ),

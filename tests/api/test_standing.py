@@ -162,3 +162,10 @@ def test_what_an_import_registers(full: Api) -> None:
     for wrong in ("/etc", "file:///etc", "../x", "s3://a\nb", "s3://" + "x" * 3000):
         call(full, "POST", place, 400, json=far | {"sequence": 13, "source_uri": wrong})
     assert [one["sequence"] for one in call(full, "GET", place)] == [12, 9, 7, 1]
+
+
+def test_a_training_hook_takes_any_body(full: Api) -> None:
+    """Those that call it send what they like, or nothing; whoever has no token learns nothing."""
+    for given in ({}, {"json": {"detail": {"nested": 1}}}, {"json": {"detail": "by hand"}}):
+        answer = full.http.post("/v1/hooks/training/churn/wrong", **given)
+        assert answer.status_code == 404

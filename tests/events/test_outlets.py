@@ -111,7 +111,16 @@ def test_gates_are_statuses_of_the_commit(
 
 @pytest.mark.parametrize(
     "address",
-    ["nothing://here", "json://127.0.0.1/x", "json://localhost", "jsons://127.0.0.1", "plain text"],
+    [
+        "nothing://here",
+        "json://127.0.0.1/x",
+        "json://localhost",
+        "jsons://127.0.0.1",
+        "jsons://2130706433/x",
+        "jsons://[::1]:8080/x",
+        "mailtos://me:secret@example.org?smtp=127.0.0.1",
+        "plain text",
+    ],
 )
 def test_addresses_that_are_none_or_inside_are_refused(fleet: Fleet, address: str) -> None:
     sealer = Sealer(fleet.layout.sealing_key)
@@ -119,3 +128,37 @@ def test_addresses_that_are_none_or_inside_are_refused(fleet: Fleet, address: st
     outside = WebhookService(fleet.database, sealer, name, key, private=False)
     with pytest.raises(InvalidInput):
         outside.create(ADMIN, "chat", address, ["default"], format_="apprise")
+
+
+@pytest.mark.parametrize("sha", ["", "main", "../../../user/keys", "C0FFEE" * 5, SHA + "?a=b"])
+def test_only_a_commit_becomes_part_of_an_address(sha: str) -> None:
+    row = {"action": "run-gate", "resource": "churn", "details": {}}
+    row["details"] = {"gate": "quality", "verdict": "pass"}
+    assert outlets.body("github", outlets.Told(row, "", commit=sha)) is None
+
+
+def test_statuses_need_a_token(hooks: WebhookService, receiver: Receiver) -> None:
+    with pytest.raises(InvalidInput, match="token"):
+        hooks.create(ADMIN, "ci", receiver.url, ["*"], format_="github")
+    made = hooks.create(ADMIN, "ci", receiver.url, ["*"], format_="gitlab", secret="t")
+    with pytest.raises(InvalidInput, match="token"):
+        hooks.update(ADMIN, made.id, secret="")
+
+
+def test_an_outlet_that_breaks_is_not_tried_for_ever(
+    fleet: Fleet,
+    hooks: WebhookService,
+    receiver: Receiver,
+    registrar: Registrar,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("of a library")
+
+    address = receiver.url.replace("http://", "json://")
+    hook = hooks.create(ADMIN, "chat", address, ["create-model"], format_="apprise")
+    registrar.model()
+    monkeypatch.setattr(outlets, "send", broken)
+    dispatch(fleet)
+    [sent] = hooks.deliveries(ADMIN, hook.id)
+    assert (sent.status, sent.attempts, sent.error) == ("pending", 1, "TypeError")

@@ -160,3 +160,10 @@ def test_what_could_never_be_proven_is_refused() -> None:
     for endless in (math.inf, math.nan):
         with pytest.raises(InvalidInput):
             Spec(bake_seconds=endless)
+
+
+def test_a_share_can_not_be_worse_by_all_of_it() -> None:
+    for loss in ("error_rate", "precision", "recall"):
+        with pytest.raises(InvalidInput, match="below 1"):
+            Analysis(outcomes=loss, outcomes_max_increase=1.0)
+    assert Analysis(outcomes="absolute_error", outcomes_max_increase=3.0)

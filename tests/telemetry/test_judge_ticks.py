@@ -58,6 +58,46 @@ def test_labels_come_when_their_predictions_have_the_age(home):
     collector.close()
 
 
+def test_a_number_that_was_predicted_is_neither_right_nor_wrong(home):
+    """Labels of a regression prove no error rate; its absolute errors count."""
+    home.add_version(1, regression=True)
+    home.add_version(2, regression=True)
+    collector, at = home.collector(), time.time()
+    records = home.write(*[home.record(v, at=at) for v in (1, 2) for _ in range(5)])
+    home.drop_outcomes(
+        *[{"prediction_id": format_id(one.prediction_id), "value": 1.0} for one in records]
+    )
+    collector.collect()
+    collector._inbox.collect()
+    wait_until(at + 1.8)
+    collector.collect()
+    source = EvidenceTicks(home.evidence(), 0.2)
+    for loss, labels in (("error_rate", 0), ("absolute_error", 5)):
+        found = source.ticks(1, 2, -1, loss=loss)
+        assert sum(one.canary.outcomes for one in found) == labels
+    collector.close()
+
+
+def test_answers_without_a_number_prove_no_small_difference(home):
+    home.add_version(1)
+    home.add_version(2)
+    home.watch(pairs=[{"stable": 1, "shadow": 2}])
+    at, odd = time.time(), float("nan")
+    for k in range(10):
+        score = odd if k < 6 else 0.8
+        home.write(home.record(1, at=at, score=0.7, request_id=f"r{k}"))
+        home.write(home.record(2, at=at, score=score, request_id=f"r{k}", shadow=True))
+    collector = home.collector()
+    collector.collect()
+    wait_until(time.time() + 0.9)
+    collector.collect()
+    ticks = EvidenceTicks(home.evidence(), 0.2).ticks(1, 2, -1)
+    (pair,) = [one for one in ticks if one.pairs]
+    assert (pair.pairs, pair.differences.rows) == (10, 4)
+    assert abs(pair.differences.mean - 0.1) < 1e-9
+    collector.close()
+
+
 def test_pairs_tell_differences_and_latencies(home):
     home.add_version(1)
     home.add_version(2)

@@ -222,3 +222,33 @@ def test_who_has_no_key_sticks_to_nothing(home):
     collector.collect()
     assert [one.requests for one in home.evidence().ticks(1)] == [6]
     collector.close()
+
+
+def test_a_retry_without_a_key_counts_once(home):
+    """Where clients stick, those that name themselves: the others' retries replace each other."""
+    home.add_version(1)
+    home.watch(versions=[1], keys={"1": "rollout"})
+    collector, at = home.collector(), time.time()
+    home.write(home.record(1, at=at, status=503, request_id="r"))
+    collector.collect()
+    home.write(home.record(1, at=at, request_id="r", attempt=2))
+    collector.collect()
+    wait_until(at + 0.55)
+    collector.collect()
+    (tick,) = home.evidence().ticks(1)
+    assert (tick.requests, tick.errors) == (1, 0)
+    collector.close()
+
+
+def test_keys_of_a_rollout_that_ended_are_not_written(home):
+    home.add_version(1)
+    home.watch(versions=[1], keys={"1": "rollout"})
+    collector = home.collector()
+    keys = collector._counting.keys
+    keys.visit("rollout", "a", 1, 2, failed=False)
+    keys.visit("other", "b", 1, 2, failed=False)
+    keys.forget(collector._connection, ["other"])
+    keys.save(collector._connection)
+    found = collector._connection.execute("SELECT scope FROM sticky_key").fetchall()
+    assert found == [("other",)]
+    collector.close()

@@ -136,7 +136,8 @@ class World:
                 connection.execute("INSERT INTO window VALUES (?, ?, 'd', ?, ?, ?)", row)
                 if k < WINDOWS - 5:
                     connection.execute(
-                        "INSERT INTO outcome_window VALUES (?, ?, ?, 0, 50.0, 90.0, 0.0, 0, 0, 0)",
+                        "INSERT INTO outcome_window "
+                        "VALUES (?, ?, ?, 0, 50.0, 90.0, 0.0, 0, 0, 0, 0)",
                         (index, start, ROWS if k < 20 else ROWS // 2),
                     )
             total = Counted.empty((0,))

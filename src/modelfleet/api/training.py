@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from modelfleet.api.base import Caller, FleetDep, permits
 from modelfleet.core.authorization import Action
@@ -23,7 +23,7 @@ class HookBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    detail: str = Field(default="", max_length=500)
+    detail: Any = None
 
 
 def _plain(fleet: Fleet, found: Training) -> dict[str, Any]:
@@ -85,6 +85,9 @@ def training_hook(fleet: FleetDep, caller: Caller, name: str) -> dict[str, str]:
 
 
 @router.post("/hooks/training/{name}/{token}", status_code=201, **permits(None))
-def call_hook(fleet: FleetDep, name: str, token: str, body: HookBody) -> dict[str, str]:
+def call_hook(
+    fleet: FleetDep, name: str, token: str, body: HookBody | None = None
+) -> dict[str, str]:
     """The token in the path is the proof."""
-    return {"id": fleet.training.hooked(name, token, body.detail).id}
+    said = body.detail if body is not None and isinstance(body.detail, str) else ""
+    return {"id": fleet.training.hooked(name, token, said[:500]).id}

@@ -11,8 +11,7 @@ import click
 from modelfleet.cli.base import client, connected, show
 from modelfleet.client import Client
 
-_ENDED = {"promoted", "rejected", "registered", "failed", "cancelled"}
-_GOOD = {"promoted", "registered"}
+_ENDED = {"promoted", "rejected", "failed", "cancelled"}
 _RUN = {
     "id": lambda r: r["id"],
     "model": lambda r: r["model"],
@@ -41,7 +40,7 @@ def start(model: str, wait: bool, home: Path | None, url: str | None, as_json: b
         if wait:
             found = _follow(connection, found)
         show(found, as_json, _RUN)
-    if wait and found["state"] not in _GOOD:
+    if wait and found["state"] != "promoted":
         raise SystemExit(1)
 
 

@@ -1,8 +1,9 @@
 """`python supervise.py SECONDS ARGV...`: a program with a time limit, and no rest.
 
 Whatever the program started is ended with it, also what left its session: this process adopts the
-orphans of its descendants. It ends all of them, too, when whoever started it is gone. Exit: the
-program's own; 124 after the time is over, 127 if it can't be started. Imports nothing of ours.
+orphans of its descendants. It ends all of them, too, when whoever started it is gone, and when it
+is told to end. Exit: the program's own; 124 after the time is over, 127 if it can't be started, 143
+if it was told to end. Imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-TIMED_OUT, NOT_STARTED = 124, 127
+TIMED_OUT, NOT_STARTED, ENDED = 124, 127, 143
 _POLL_SECONDS = 0.02
 _ROUNDS = 200
 
@@ -32,6 +33,7 @@ def main() -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)  # Ctrl-C in the platform's terminal reaches this group
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         return NOT_STARTED
@@ -54,7 +56,7 @@ def main() -> int:
 
 def _end(_number: int, _frame: object) -> None:
     clear()
-    os._exit(TIMED_OUT)
+    os._exit(ENDED)
 
 
 def clear() -> None:

@@ -41,6 +41,8 @@ class GateKeeper:
         if not rollout.spec.gates:
             return Admission("passed")
         versions = self._registry.versions_by_id(list(rollout.version_ids))
+        if any(arm.version_id not in versions for arm in rollout.arms):
+            return Admission("failed", "A version of this rollout was deleted.")
         against = versions.get(rollout.from_version_id or "")
         found = [
             self._one(connection, rollout, versions[arm.version_id], against)
@@ -54,7 +56,8 @@ class GateKeeper:
         self, connection: sa.Connection, rollout: Row, version: Version, against: Version | None
     ) -> Admission:
         try:
-            request = self._request(connection, rollout, version, against)
+            with connection.begin_nested():  # a refusal leaves nothing half asked for
+                request = self._request(connection, rollout, version, against)
             runs = self._gates.standing(connection, request)
         except FleetError as error:  # a data set that is gone, a gate that nobody knows any more
             return Admission("failed", f"{error.message} {error.hint}".strip())

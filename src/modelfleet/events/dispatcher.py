@@ -203,6 +203,9 @@ class Dispatcher:
             problem = error.message
         except (OSError, http.client.HTTPException, ValueError) as error:
             problem = repr(error)
+        except Exception as error:  # of a library of notifications: else it would come for ever
+            log.error("a delivery broke", exc_info=error, delivery=due.id)
+            problem = type(error).__name__
         try:
             self._note(due, answer, problem)
         except Exception as error:
@@ -232,7 +235,7 @@ class Dispatcher:
                 )
             )
         if status == "failed":
-            log.warning("webhook failed", webhook=due.webhook_id, event=due.event, why=problem)
+            log.warning("webhook failed", webhook=due.webhook_id, told=due.event, why=problem)
 
 
 def _is_prompt(details: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,6 +55,14 @@ def check(format_: str, url: str, *, private: bool) -> None:
         _check_notification(url, private=private)
     else:
         resolve(url, private=private)
+
+
+def check_secret(format_: str, secret: str) -> None:
+    """Raises `InvalidInput` for a commit status without a token."""
+    if format_ in ("github", "gitlab") and not secret:
+        raise InvalidInput(
+            f"Statuses of commits need a token of {format_}.", hint="Give it as the secret."
+        )
 
 
 def shown(format_: str, url: str) -> str:
@@ -137,20 +145,32 @@ def _apprise() -> Any:
 
 
 def _check_notification(url: str, *, private: bool) -> None:
-    if _apprise().Apprise.instantiate(url, suppress_exceptions=True) is None:
+    outlet = _apprise().Apprise.instantiate(url, suppress_exceptions=True)
+    if outlet is None:
         raise InvalidInput(
             f"{urlsplit(url).scheme[:40] or 'That'} is no address that apprise knows.",
             hint="Write it as apprise does: mailto://USER:PASSWORD@HOST, slack://TOKENS, "
             "json://HOST/PATH.",
         )
-    scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
-    if not private and "." in host:  # the others are names of services and tokens
-        secure = scheme if scheme.endswith("s") else f"{scheme}s"
+    if private:
+        return
+    scheme = urlsplit(url).scheme
+    for host in _hosts(outlet, url):
         resolve(f"https://{host}", private=False)
-        if scheme in ("json", "xml", "form", "apprise"):
-            raise InvalidInput(f"Secrets would travel in the open: use {secure}://.")
-    if not private and host in ("localhost", "127.0.0.1", "::1"):
-        raise InvalidInput("Notifications are not sent to this machine.")
+    if scheme in ("json", "xml", "form", "apprise"):
+        raise InvalidInput(f"Secrets would travel in the open: use {scheme}s://.")
+
+
+def _hosts(outlet: Any, url: str) -> Iterator[str]:
+    """The hosts that an outlet connects to, beside the fixed one of its service."""
+    named = urlsplit(url).hostname or ""
+    if "host" in outlet.template_tokens or "." in named or ":" in named:
+        # What is no address there may be a name at the service: ntfy://TOPIC.
+        host = str(getattr(outlet, "host", "") or "")
+        if host:
+            yield host if ":" not in host or host.startswith("[") else f"[{host}]"
+    if server := getattr(outlet, "smtp_host", ""):
+        yield str(server)
 
 
 def _notify(url: str, said: Mapping[str, str], *, private: bool) -> Answer:
@@ -169,11 +189,12 @@ def _notify(url: str, said: Mapping[str, str], *, private: bool) -> Answer:
 
 _GITHUB = {"pass": "success", "warn": "success", "fail": "failure", "inconclusive": "pending"}
 _GITLAB = {**_GITHUB, "fail": "failed"}
+_SHA = re.compile(r"[0-9a-f]{7,64}")
 
 
 def commit_status(format_: str, told: Told) -> dict[str, str] | None:
     """docs.github.com "commit statuses"; docs.gitlab.com "set commit pipeline status"."""
-    if not told.commit:
+    if not _SHA.fullmatch(told.commit):  # runs say what they like; it becomes part of an address
         return None
     row, details = told.row, told.row["details"]
     if row["action"] == "run-gate":

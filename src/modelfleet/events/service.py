@@ -100,6 +100,7 @@ class WebhookService:
         resource = Resource("webhook", name)
         authorize(actor, Action.MANAGE_ACCESS, resource)
         self._check(name, url, events, format_)
+        outlets.check_secret(format_, secret)
         if format_ == "apprise":
             secret, url = url, outlets.shown(format_, url)
         made, now = new_id(), now_us()
@@ -141,6 +142,8 @@ class WebhookService:
         known = self.get(actor, webhook_id)
         address = url or (self._secret(webhook_id) if known.format == "apprise" else known.url)
         self._check(name or known.name, address, events or known.events, known.format)
+        if secret is not None:
+            outlets.check_secret(known.format, secret)
         if known.format == "apprise":
             secret, url = url, url and outlets.shown(known.format, url)
         given = {

@@ -65,6 +65,8 @@ class Analysis:
                 raise InvalidInput("Limits of changes are not negative.")
         if self.outcomes is not None and self.outcomes not in LOSSES:
             raise InvalidInput(f"outcomes is one of {', '.join(LOSSES)}.")
+        if self.outcomes != "absolute_error" and self.outcomes_max_increase >= 1:
+            raise InvalidInput("outcomes_max_increase of a share is below 1.")
         if not 0 <= self.outcomes_delay_seconds < math.inf:
             raise InvalidInput("outcomes_delay_seconds is not negative.")
         if not 0 < self.hard_errors <= 1:
@@ -109,7 +111,7 @@ class Tick:
     """mirrored requests that could be compared"""
     disagreements: int = 0
     differences: Sums = Sums()
-    """|shadow's score - stable's score| of these pairs"""
+    """|shadow's score - stable's score| of the pairs in which both have one"""
     stable_us: float = 0.0
     """sum of the pairs' latencies"""
     shadow_us: float = 0.0

@@ -38,9 +38,9 @@ class Reward:
         return Reward(
             self.requests + counts.requests,
             self.successes + counts.requests - counts.errors,
-            self.outcomes + getattr(counts, "outcomes", 0),
-            self.outcome_sum + getattr(counts, "outcome_sum", 0.0),
-            self.outcome_squares + getattr(counts, "outcome_squares", 0.0),
+            self.outcomes + counts.outcomes,
+            self.outcome_sum + counts.outcome_sum,
+            self.outcome_squares + counts.outcome_squares,
         )
 
     @property

@@ -59,9 +59,10 @@ class EvidenceTicks:
     ) -> Mapping[int, Arm]:
         """Labels by the number of the tick in which their predictions are old enough."""
         length = self._evidence.window_us()
-        before = max(0, int(between[0] // 2 * self._tick_us) - delay_us - 2 * length)
+        first = max(0, int(between[0] // 2 * self._tick_us) - delay_us - 2 * length)
+        end = int((between[1] // 2 + 1) * self._tick_us) - delay_us
         found: dict[int, Arm] = {}
-        for window in self._evidence.outcomes(version, max(before, since_us)):
+        for window in self._evidence.outcomes(version, max(first, since_us), end):
             number = self.tick_at(window.start_us + length + delay_us) - 1
             if between[0] < number <= between[1]:
                 found[number] = _sum(found.get(number, Arm()), _labels(window, loss))
@@ -93,7 +94,7 @@ def _labels(window: views.OutcomeWindow, loss: str) -> Arm:
             outcomes=window.labelled, outcome_sum=-window.absolute, outcome_squares=window.squared
         )
     rows, right = {
-        "error_rate": (window.labelled, window.labelled - window.wrong),
+        "error_rate": (window.classified, window.classified - window.wrong),
         "precision": (window.predicted_true, window.hits),
         "recall": (window.true, window.hits),
     }[loss]
@@ -108,7 +109,7 @@ def _tick(number: int, stable: Arm | None, canary: Arm | None, pair: views.PairT
         tick,
         pairs=pair.pairs,
         disagreements=pair.disagreements,
-        differences=Sums(pair.pairs, pair.absolute, pair.squared),
+        differences=Sums(pair.scored, pair.absolute, pair.squared),
         stable_us=pair.stable_latency_us,
         shadow_us=pair.shadow_latency_us,
     )

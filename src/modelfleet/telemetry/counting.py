@@ -118,7 +118,7 @@ class Counting:
         old_score = self._count([old], undo=True)
         new_score = self._count([new], undo=False)
         if old.time_ns // self.tick_ns > self.closed_tick:
-            if str(old.version) in watch.keys or str(new.version) in watch.keys:
+            if _sticks(old, watch) or _sticks(new, watch):
                 self._correct(old, new, watch)
             else:
                 self._count_ticks([old], old_score, watch, undo=True)
@@ -221,19 +221,20 @@ class Counting:
 
     def _visit(self, record: Record, key: TickKey, watch: Watch) -> Visit:
         """Whether a request counts in its tick: of a client that sticks, the first one does."""
-        scope = watch.keys.get(str(record.version))
-        if scope is None or not record.key or record.flags & SHADOW:
+        if not _sticks(record, watch):
             return Visit.FIRST
+        scope = watch.keys[str(record.version)]
         return self.keys.visit(scope, record.key, *key, failed=record.status >= 500)
 
     def _correct(self, old: Record, new: Record, watch: Watch) -> None:
         """Another attempt at a request of a client that sticks: it may mend the client's failure,
         or be the first."""
         key = (old.version, self.tick_number(old.time_ns))
-        scope = watch.keys.get(str(old.version))
-        if scope is None or not old.key or not old.status >= 500 > new.status:
+        if not _sticks(old, watch):
+            self._count_ticks([old], self.scores([old]), watch, undo=True)
+        if not _sticks(old, watch) or not old.status >= 500 > new.status:
             self._count_ticks([new], self.scores([new]), watch, undo=False)
-        elif self.keys.unmark(scope, old.key, *key):
+        elif self.keys.unmark(watch.keys[str(old.version)], old.key, *key):
             self._ticks.known(key).errors -= 1
 
     def tick_number(self, time_ns: int) -> int:
@@ -280,6 +281,11 @@ class Counting:
         """Drop windows that ended before this moment, and closed ticks, from memory."""
         self._windows.forget(lambda key: key[1] + self.window_us < before_us)
         self._ticks.forget(lambda key: key[1] <= 2 * self.closed_tick)
+
+
+def _sticks(record: Record, watch: Watch) -> bool:
+    """Whether it counts by its client: copies of requests count one by one."""
+    return bool(record.key) and not record.flags & SHADOW and str(record.version) in watch.keys
 
 
 def operations(records: Sequence[Record], sizes: tuple[int, ...]) -> State:

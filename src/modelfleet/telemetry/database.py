@@ -25,7 +25,9 @@ _LATER_COLUMNS = {
         "predicted INTEGER NOT NULL DEFAULT 0",
         "positive INTEGER NOT NULL DEFAULT 0",
         "hits INTEGER NOT NULL DEFAULT 0",
-    )
+        "classified INTEGER NOT NULL DEFAULT 0",
+    ),
+    "pair_tick": ("scored INTEGER NOT NULL DEFAULT 0",),
 }
 """Of a later release than the first, as is the table of batches: databases of that one get them
 when they are opened."""

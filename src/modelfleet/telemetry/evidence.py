@@ -329,7 +329,7 @@ class EvidenceReader:
                 return []
             rows = connection.execute(
                 "SELECT start, labelled, wrong, absolute, squared, log_loss, predicted, positive, "
-                "hits FROM outcome_window "
+                "hits, classified FROM outcome_window "
                 "WHERE version_index = ? AND start >= ? AND start < ? ORDER BY start",
                 (version_index, start_us, end_us),
             ).fetchall()

@@ -85,6 +85,7 @@ class StickyKeys:
         known = [scope for (scope,) in connection.execute("SELECT DISTINCT scope FROM sticky_key")]
         for scope in {*known, *self._scopes} - set(but):
             self._scopes.pop(scope, None)
+            self._changed = {one for one in self._changed if one[0] != scope}
             connection.execute("DELETE FROM sticky_key WHERE scope = ?", (scope,))
 
 

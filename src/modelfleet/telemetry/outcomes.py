@@ -56,6 +56,8 @@ class Losses:
     and those that were both (`hits`)"""
     positive: int = 0
     hits: int = 0
+    classified: int = 0
+    """labelled rows that can be right or wrong: a probability, and a label of 0 or 1"""
 
     def add(self, score: float, value: float, is_probability: bool, sign: int = 1) -> None:
         if not (math.isfinite(score) and math.isfinite(value)):
@@ -69,6 +71,7 @@ class Losses:
             self.predicted += sign * said
             self.positive += sign * true
             self.hits += sign * (said and true)
+            self.classified += sign
             likely = score if value == 1.0 else 1.0 - score
             self.log_loss -= sign * math.log(min(max(likely, _CLIP), 1.0))
 
@@ -176,12 +179,13 @@ class Outcomes:
 
     def _save(self, sums: dict[tuple[int, int], Losses]) -> None:
         self._connection.executemany(
-            "INSERT INTO outcome_window VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "INSERT INTO outcome_window VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET labelled = labelled + excluded.labelled, "
             "wrong = wrong + excluded.wrong, absolute = absolute + excluded.absolute, "
             "squared = squared + excluded.squared, log_loss = log_loss + excluded.log_loss, "
             "predicted = predicted + excluded.predicted, "
-            "positive = positive + excluded.positive, hits = hits + excluded.hits",
+            "positive = positive + excluded.positive, hits = hits + excluded.hits, "
+            "classified = classified + excluded.classified",
             [(*key, *astuple(one)) for key, one in sums.items()],
         )
 

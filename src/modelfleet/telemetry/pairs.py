@@ -32,6 +32,8 @@ class PairState:
     squared: float = 0.0
     stable_latency_us: float = 0.0
     shadow_latency_us: float = 0.0
+    scored: int = 0
+    """pairs whose difference is a number"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class PairJoiner:
         state.stable_latency_us += stable.latency_us
         state.shadow_latency_us += shadow.latency_us
         if np.isfinite(difference):
+            state.scored += 1
             state.absolute += difference
             state.squared += difference * difference
         state.disagreements += self._disagree(pair, stable, shadow, difference)
@@ -129,12 +132,13 @@ class PairJoiner:
     def save(self, connection: sqlite3.Connection) -> None:
         """Add the sums since the last time; part of the collector's transaction."""
         connection.executemany(
-            "INSERT INTO pair_tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "INSERT INTO pair_tick VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET pairs = pairs + excluded.pairs, "
             "disagreements = disagreements + excluded.disagreements, "
             "absolute = absolute + excluded.absolute, squared = squared + excluded.squared, "
             "stable_latency_us = stable_latency_us + excluded.stable_latency_us, "
-            "shadow_latency_us = shadow_latency_us + excluded.shadow_latency_us",
+            "shadow_latency_us = shadow_latency_us + excluded.shadow_latency_us, "
+            "scored = scored + excluded.scored",
             [
                 (
                     *key,
@@ -144,6 +148,7 @@ class PairJoiner:
                     state.squared,
                     state.stable_latency_us,
                     state.shadow_latency_us,
+                    state.scored,
                 )
                 for key, state in self._states.items()
             ],

@@ -53,6 +53,8 @@ class PairTick:
     squared: float
     stable_latency_us: float
     shadow_latency_us: float
+    scored: int = 0
+    """Pairs in which both have a score."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ class OutcomeWindow:
     true: int = 0
     hits: int = 0
     """Rows that were both."""
+    classified: int = 0
+    """Labelled rows that can be right or wrong: a probability, and a label of 0 or 1."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _questions(
     requests: Sequence[GateRequest],
 ) -> tuple[ApprovalView, ...]:
     starts = [f"rollout/{one.id}/" for one in rollouts if one.ended_at is None]
-    starts += [f"gate/{one.id}/" for one in requests]
+    starts += [f"gate/{one.id}/" for one in requests if not one.ended]
     found = [
         one
         for start in starts
@@ -205,8 +205,7 @@ def _waits(
         found.append(f"Gates: {', '.join(open_ones)}.")
     for one in rollouts:
         if one.ended_at is None:
-            waits = getattr(one, "waits", "")
-            found.append(f"Rollout of {one.to_version}: {waits or one.sentence}")
+            found.append(f"Rollout of {one.to_version}: {one.waits or one.sentence}")
     for asked in questions:
         who = f"{asked.approval.quorum} {asked.approval.role}"
         found.append(f"The approval of {who}: {asked.approval.sentence}")

@@ -12,7 +12,7 @@ from modelfleet.core.authorization import Role
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from modelfleet.delivery.training import store
-from modelfleet.delivery.training.plan import Plan, State
+from modelfleet.delivery.training.plan import Cause, Plan, State
 from modelfleet.delivery.training.service import Destination
 from modelfleet.delivery.training.triggers import Drifted, Triggers, next_time
 from modelfleet.rollouts.plan import Spec
@@ -177,3 +177,50 @@ def test_a_hook_is_its_token(fleet: Fleet, plans: Plans) -> None:
         with pytest.raises(NotFound):
             fleet.training.hooked("churn", wrong, "")
     assert fleet.training.hooked("churn", token, "").cause.kind == "webhook"
+
+
+def test_what_comes_too_soon_is_made_up_for_once(
+    fleet: Fleet, plans: Plans, triggers: Triggers, alarms: Alarms
+) -> None:
+    plans.plans["churn"] = replace(PLAN, drift=True, cooldown_seconds=3600.0)
+    fleet.training.start(ADMIN, "churn")
+    end(fleet)
+    alarms.fired.append(Drifted("churn", "a1", "age moved", now_us() + 1_000_000))
+    triggers.look()
+    assert causes(fleet) == ["churn manual"]
+    plans.plans["churn"] = replace(PLAN, drift=True)  # as if an hour had passed
+    triggers.look()
+    assert causes(fleet) == ["churn drift", "churn manual"]
+    end(fleet)
+    triggers.look()
+    assert len(causes(fleet)) == 2
+
+
+def test_new_data_during_a_run_begins_another_after_it(
+    fleet: Fleet, plans: Plans, triggers: Triggers, alarms: Alarms
+) -> None:
+    plans.plans["churn"] = replace(PLAN, data=("rows",), drift=True)
+    fleet.training.start(ADMIN, "churn")
+    sha256, _ = fleet.blobs.put([b"a,b\n1,2\n"])
+    fleet.datasets.push(ADMIN, "rows", sha256, "csv", team="growth")
+    alarms.fired.append(Drifted("churn", "a1", "age moved", now_us() + 1_000_000))
+    for _ in range(2):
+        triggers.look()
+    assert causes(fleet) == ["churn manual"]
+    end(fleet)
+    triggers.look()
+    assert causes(fleet) == ["churn data", "churn manual"]
+    end(fleet)
+    triggers.look()  # the drift was answered by the run that was on its way
+    assert len(causes(fleet)) == 2
+
+
+def test_a_kept_cause_goes_with_its_trigger(fleet: Fleet, plans: Plans, triggers: Triggers) -> None:
+    with fleet.database.begin() as connection:
+        store.keep_cause(connection, "churn", Cause("data", "rows@1"))
+        store.keep_cause(connection, "churn", Cause("data", "rows@2"))
+        assert store.kept_causes(connection) == {"churn": Cause("data", "rows@1")}
+    triggers.look()
+    with fleet.database.read() as connection:
+        assert store.kept_causes(connection) == {}
+    assert causes(fleet) == []

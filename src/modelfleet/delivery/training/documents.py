@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
+from pydantic import ValidationError
 
 from modelfleet.core.database import Database
-from modelfleet.core.errors import NotFound
+from modelfleet.core.errors import InvalidInput, NotFound
 from modelfleet.delivery import objects
 from modelfleet.delivery.objects import FleetObject, fleet_object
 from modelfleet.delivery.specs import spec_of
@@ -17,6 +19,8 @@ from modelfleet.delivery.training.plan import Plan
 from modelfleet.delivery.training.service import Destination
 from modelfleet.fleetfile.documents import ModelDocument
 from modelfleet.fleetfile.sections import Train
+
+log = structlog.get_logger(__name__)
 
 
 class DocumentPlans:
@@ -41,7 +45,7 @@ class DocumentPlans:
                 self._plans = {
                     one.name: plan
                     for one in found.values()
-                    if one.kind == "Model" and (plan := _plan(one)) is not None
+                    if one.kind == "Model" and (plan := _readable(one)) is not None
                 }
                 self._state = state
         return self._plans
@@ -51,9 +55,21 @@ class DocumentPlans:
             found = objects.find(connection, [("Model", model)])
         if not found:
             raise NotFound(f"The document of {model} is gone.")
-        document = ModelDocument.model_validate(found["Model", model].document)
+        try:
+            document = ModelDocument.model_validate(found["Model", model].document)
+        except ValidationError as error:
+            raise InvalidInput(f"The document of {model} can't be read any more.") from error
         endpoint = (document.endpoint and document.endpoint.name) or model
         return Destination(endpoint, spec_of(document))
+
+
+def _readable(one: FleetObject) -> Plan | None:
+    """One that a later release can't read must not stop the others."""
+    try:
+        return _plan(one)
+    except ValidationError as error:
+        log.error("a document can't be read", model=one.name, error=str(error))
+        return None
 
 
 def _plan(one: FleetObject) -> Plan | None:

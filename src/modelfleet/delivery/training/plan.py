@@ -20,15 +20,15 @@ class State(StrEnum):
     PROMOTED = "promoted"
     REJECTED = "rejected"
     """gates or the judge said no"""
-    REGISTERED = "registered"
-    """nothing was to be rolled out"""
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-ENDED = frozenset({State.PROMOTED, State.REJECTED, State.REGISTERED, State.FAILED, State.CANCELLED})
+ENDED = frozenset({State.PROMOTED, State.REJECTED, State.FAILED, State.CANCELLED})
 WORKING = frozenset({State.QUEUED, State.PREPARING, State.TRAINING, State.REGISTERING})
 """states in which something runs here"""
+STOPPABLE = WORKING | {State.WAITING}
+"""states in which a run can be cancelled: later, its rollout is aborted"""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,6 @@ class Plan:
     data: tuple[str, ...] = ()
     drift: bool = False
     webhook: bool = False
-    rollout: bool = True
-    """whether what was made is rolled out, once it passed its gates"""
 
     @property
     def is_triggered(self) -> bool:

@@ -10,6 +10,7 @@ import hmac
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -19,16 +20,18 @@ import structlog
 
 from modelfleet.core import audit
 from modelfleet.core.authorization import SYSTEM, Action, Principal, Resource, authorize
+from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, FleetError, InvalidInput, NotFound
 from modelfleet.delivery.training import store
-from modelfleet.delivery.training.plan import ENDED, WORKING, Cause, Plan, State
+from modelfleet.delivery.training.plan import STOPPABLE, WORKING, Cause, Plan, State
 from modelfleet.delivery.training.store import Training
-from modelfleet.delivery.training.work import Workshop
+from modelfleet.delivery.training.work import Interrupted, Workshop
 from modelfleet.registry import RegistryService
 from modelfleet.rollouts.plan import Spec
 from modelfleet.rollouts.service import RolloutService
 from modelfleet.rollouts.store import Rollout
+from modelfleet.serving.endpoints import endpoint as endpoint_table
 from modelfleet.serving.progress import Progress
 
 log = structlog.get_logger(__name__)
@@ -77,7 +80,8 @@ class TrainingService:
         self._threads: dict[str, threading.Thread] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._progress: dict[str, Progress] = {}
-        self._closing = threading.Event()
+        self._stopped: set[str] = set()
+        """runs whose thread is to end: they were cancelled, or others lead now"""
 
     # Verbs --------------------------------------------------------------------------------------
 
@@ -118,7 +122,11 @@ class TrainingService:
         plan = self._hooked(model)
         if not hmac.compare_digest(token.encode(), self._token(model).encode()):
             raise NotFound(f"{model} has no such hook.")
-        return self.start(SYSTEM, plan.model, Cause("webhook", detail))
+        with self._database.read() as connection:
+            begun = store.last_begun(connection, [model]).get(model, 0)
+        if now_us() - begun < plan.cooldown_seconds * 1_000_000:
+            raise Conflict(f"{model} was trained less than {plan.cooldown_seconds:g} s ago.")
+        return self.start(SYSTEM, model, Cause("webhook", detail))
 
     def _hooked(self, model: str) -> Plan:
         plan = self._plans.trainings().get(model)
@@ -167,11 +175,12 @@ class TrainingService:
         authorize(actor, Action.REGISTER, resource)
         with self._database.begin() as connection:
             sentence = f"Cancelled by {actor.name}."
-            if found.state not in WORKING or not store.move(
-                connection, run, None, State.CANCELLED, sentence=sentence
+            if not store.move(
+                connection, run, None, State.CANCELLED, among=STOPPABLE, sentence=sentence
             ):
+                now = store.find(connection, store.training.c.id == run)[0].state
                 raise Conflict(
-                    f"The run is {found.state}.",
+                    f"The run is {now}.",
                     hint="What is rolled out already is stopped by: modelfleet rollouts abort",
                 )
             audit.record(connection, actor, "cancel-training", resource, {"training": run})
@@ -192,33 +201,51 @@ class TrainingService:
             runs = store.active(connection)
         self._drop({one.id for one in runs})
         for run in runs:
-            if run.state in WORKING:
-                self._begin(run)
-            else:
-                self._follow(run)
+            try:
+                self._look_at(run)
+            except Exception as error:  # the others go on
+                log.error("training", run=run.id, exc_info=error)
+
+    def _look_at(self, run: Training) -> None:
+        if run.state in WORKING:
+            self._begin(run)
+        elif run.state is State.WAITING:
+            self._launch(run)
+        else:
+            self._follow(run)
 
     def close(self) -> None:
         """End what runs here; it is begun again by whoever leads next."""
-        self._closing.set()
-        for process in list(self._processes.values()):
-            process.terminate()
+        for run in list(self._threads):
+            self._stop(run)
         for thread in list(self._threads.values()):
             thread.join(10)
-        self._closing.clear()
+
+    def _stop(self, run: str) -> None:
+        self._stopped.add(run)
+        process = self._processes.get(run)
+        if process is not None:
+            process.terminate()
+
+    def _started(self, run: str, process: subprocess.Popen[bytes]) -> None:
+        self._processes[run] = process
+        if run in self._stopped:  # while it was being started
+            process.terminate()
 
     def _drop(self, active: set[str]) -> None:
         for run, thread in list(self._threads.items()):
             if not thread.is_alive():
                 del self._threads[run]
-            elif run not in active and run in self._processes:
-                self._processes[run].terminate()
+                self._stopped.discard(run)
+            elif run not in active:
+                self._stop(run)
 
     def _begin(self, run: Training) -> None:
         if run.id in self._threads or len(self._threads) >= self._parallel:
             return
         again = run.state is not State.QUEUED
         if again and run.starts >= MAX_STARTS:
-            reason = f"The platform was restarted {MAX_STARTS} times while it ran."
+            reason = f"It was interrupted {MAX_STARTS + 1} times."
             self._end(run, None, State.FAILED, reason)
             return
         with self._database.begin() as connection:
@@ -234,19 +261,25 @@ class TrainingService:
         owner = self._member()
         try:
             self._make(run, owner)
+        except Interrupted:
+            log.info("training is interrupted", run=run.id)
         except FleetError as error:
-            if not self._closing.is_set():
-                self._end(run, owner, State.FAILED, error.message)
+            self._fail(run, owner, f"{error.message} {error.hint}".strip())
         except Exception as error:
             log.error("training", run=run.id, exc_info=error)
-            self._end(run, owner, State.FAILED, f"{type(error).__name__}: {error}")
+            self._fail(run, owner, f"{type(error).__name__}: {error}")
         finally:
             self._processes.pop(run.id, None)
             self._progress.pop(run.id, None)
             self._workshop.tidy(run.id)
 
+    def _fail(self, run: Training, owner: str, sentence: str) -> None:
+        """Unless it was stopped: then it is begun again."""
+        if run.id not in self._stopped:
+            self._end(run, owner, State.FAILED, sentence)
+
     def _make(self, run: Training, owner: str) -> None:
-        started = partial(self._processes.__setitem__, run.id)
+        started = partial(self._started, run.id)
         if not self._made(run):
             steps = (
                 (State.PREPARING, "Its environment is built."),
@@ -264,9 +297,6 @@ class TrainingService:
         made = self._made(run)
         if made is None:
             raise InvalidInput("It was registered, but no version carries its tag.")
-        if not run.plan.rollout:
-            self._end(run, owner, State.REGISTERED, f"Made {made[1]}.", version=made[1])
-            return
         self._go_on(run, owner, State.WAITING, f"Made {made[1]}.", version=made[1])
 
     def _made(self, run: Training) -> tuple[str, str] | None:
@@ -274,28 +304,36 @@ class TrainingService:
             return store.made_by(connection, run.id)
 
     def _go_on(
-        self, run: Training, owner: str, state: State, sentence: str, **values: object
+        self, run: Training, owner: str, state: State, sentence: str, version: str | None = None
     ) -> None:
         """Raises `Conflict` if the run is not ours any more."""
+        if run.id in self._stopped:
+            raise Conflict("The run was stopped.")
         with self._database.begin() as connection:
-            if not store.move(connection, run.id, owner, state, sentence=sentence, **values):
+            if not store.move(connection, run.id, owner, state, sentence=sentence, version=version):
                 raise Conflict("The run was cancelled, or is another control plane's by now.")
 
     def _end(
-        self, run: Training, owner: str | None, state: State, sentence: str, **values: object
+        self,
+        run: Training,
+        owner: str | None,
+        state: State,
+        sentence: str,
+        version: str | None = None,
     ) -> None:
         resource = Resource("model", run.model, run.owner_team)
         with self._database.begin() as connection:
-            if store.move(connection, run.id, owner, state, sentence=sentence, **values):
+            if store.move(connection, run.id, owner, state, sentence=sentence, version=version):
                 details = {"training": run.id, "state": state.value, "sentence": sentence}
                 audit.record(connection, SYSTEM, "end-training", resource, details)
 
     def _follow(self, run: Training) -> None:
-        """From a version that is registered to one that serves, or was refused."""
-        if run.state is State.WAITING:
-            self._launch(run)
+        """From a rollout that runs to one that ended."""
+        try:
+            rollout = self._rollouts.get(SYSTEM, str(run.rollout_id), ticks=1).rollout
+        except NotFound as error:
+            self._end(run, None, State.FAILED, error.message)
             return
-        rollout = self._rollouts.get(SYSTEM, str(run.rollout_id), ticks=1).rollout
         if rollout.ended_at is None:
             if rollout.sentence != run.sentence:
                 self._note(run, rollout.sentence)
@@ -314,12 +352,17 @@ class TrainingService:
             place = self._plans.destination(run.model)
             rollout = self._rollout(place.endpoint, version)
             if rollout is None:
+                # In the name of who asked for the run: they don't approve what comes of it.
+                asker = Principal(SYSTEM.id, run.actor, SYSTEM.grants)
                 rollout = self._rollouts.start(
-                    SYSTEM, place.endpoint, run.model, version, place.spec
+                    asker, place.endpoint, run.model, version, place.spec
                 )
         except Conflict as error:
-            if self._is_unfit(run, version):
+            status, serves = self._standing(run, place.endpoint)
+            if status in ("", "failed"):
                 self._end(run, None, State.REJECTED, error.message)
+            elif serves:  # somebody was faster
+                self._end(run, None, State.PROMOTED, error.message)
             elif run.sentence != error.message:  # another rollout is on its way: wait
                 self._note(run, error.message)
             return
@@ -327,7 +370,7 @@ class TrainingService:
             self._end(run, None, State.FAILED, error.message)
             return
         with self._database.begin() as connection:
-            store.move(
+            moved = store.move(
                 connection,
                 run.id,
                 None,
@@ -335,20 +378,23 @@ class TrainingService:
                 sentence=rollout.sentence,
                 rollout_id=rollout.id,
             )
+        if not moved:
+            with suppress(Conflict):  # it ended by itself
+                self._rollouts.abort(SYSTEM, rollout.id, "Its training was cancelled.")
 
     def _rollout(self, endpoint: str, version: str) -> Rollout | None:
         """One that was started just before the control plane died."""
         known: Sequence[Rollout] = self._rollouts.list(SYSTEM, endpoint=endpoint, limit=20)
         return next((one for one in known if one.to_version == version), None)
 
-    def _is_unfit(self, run: Training, version: str) -> bool:
+    def _standing(self, run: Training, endpoint: str) -> tuple[str, bool]:
+        """Status of the version that was made ("" if it is gone), and whether it serves."""
+        made = self._made(run)
+        if made is None:
+            return "", False
+        version = self._registry.versions_by_id([made[0]]).get(made[0])
+        table = endpoint_table
+        stable = sa.select(table.c.stable_version_id).where(table.c.name == endpoint)
         with self._database.read() as connection:
-            made = store.made_by(connection, run.id)
-            if made is None:
-                return True
-            query = sa.text("SELECT status FROM model_version WHERE id = :id")
-            status = connection.execute(query, {"id": made[0]}).scalar()
-        return status == "failed"
-
-
-__all__ = ["ENDED", "Destination", "Plans", "TrainingService"]
+            serves = connection.execute(stable).scalar() == made[0]
+        return (version.status if version else ""), serves

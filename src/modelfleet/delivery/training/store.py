@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -12,7 +12,7 @@ from modelfleet.core.clock import iso, now_us
 from modelfleet.core.database import Json, metadata
 from modelfleet.core.ids import new_id
 from modelfleet.delivery.training.plan import ENDED, Cause, Plan, State
-from modelfleet.registry.tables import model, model_version, version_tag
+from modelfleet.registry.tables import model, model_version, namespace, version_tag
 
 TAG = "modelfleet.training"
 """on the version that a run made: the run's id"""
@@ -56,6 +56,14 @@ training_schedule = sa.Table(
     sa.Column("due_at", sa.BigInteger, nullable=False),
 )
 
+# Causes that came too soon: the first of each model, until a run of it begins.
+training_cause = sa.Table(
+    "training_cause",
+    metadata,
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("cause", Json, nullable=False),
+)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -88,6 +96,7 @@ def add(
     if active(connection, [plan.model]):
         return None
     made = new_id()
+    drop_causes(connection, [plan.model])
     connection.execute(
         sa.insert(training).values(
             id=made,
@@ -155,6 +164,23 @@ def last_begun(connection: sa.Connection, models: Iterable[str]) -> dict[str, in
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
+def keep_cause(connection: sa.Connection, model_name: str, cause: Cause) -> None:
+    """For later; an earlier one stays."""
+    if model_name not in kept_causes(connection):
+        values = {"model": model_name, "cause": msgspec.to_builtins(cause)}
+        connection.execute(sa.insert(training_cause).values(values))
+
+
+def kept_causes(connection: sa.Connection) -> dict[str, Cause]:
+    """By model."""
+    rows = connection.execute(sa.select(training_cause))
+    return {row.model: msgspec.convert(row.cause, Cause) for row in rows}
+
+
+def drop_causes(connection: sa.Connection, models: Iterable[str]) -> None:
+    connection.execute(sa.delete(training_cause).where(training_cause.c.model.in_(list(models))))
+
+
 def take(connection: sa.Connection, run: str, owner: str, *, again: bool) -> bool:
     """Make a run ours. again: it was somebody's who is gone, or ours before we died."""
     values: dict[str, object] = {"owner": owner}
@@ -170,28 +196,46 @@ def take(connection: sa.Connection, run: str, owner: str, *, again: bool) -> boo
 
 
 def move(
-    connection: sa.Connection, run: str, owner: str | None, state: State, **values: object
+    connection: sa.Connection,
+    run: str,
+    owner: str | None,
+    state: State,
+    *,
+    sentence: str,
+    among: Collection[State] = frozenset(State) - ENDED,
+    version: str | None = None,
+    rollout_id: str | None = None,
 ) -> bool:
-    """Change a run that is not over; False if it is, or is not `owner`'s any more."""
-    ended = [one.value for one in ENDED]
-    condition = sa.and_(training.c.id == run, training.c.state.not_in(ended))
+    """Change a run that is in a state `among` these (any but an end); False if it is not, or is
+    not `owner`'s any more."""
+    states = [one.value for one in among]
+    condition = sa.and_(training.c.id == run, training.c.state.in_(states))
     if owner is not None:
         condition = sa.and_(condition, training.c.owner == owner)
+    values: dict[str, object] = {"state": state.value, "sentence": sentence}
+    given = {"version": version, "rollout_id": rollout_id}
+    values |= {key: value for key, value in given.items() if value is not None}
     if state in ENDED:
         values["ended_at"] = now_us()
-    found = connection.execute(
-        sa.update(training).where(condition).values(state=state.value, **values)
-    )
+    found = connection.execute(sa.update(training).where(condition).values(values))
     return found.rowcount == 1
 
 
+def files_of(connection: sa.Connection) -> set[str]:
+    """Contents that runs on their way need: they are no garbage, whatever documents say by now."""
+    return {sha256 for run in active(connection) for sha256 in run.plan.files.values()}
+
+
 def made_by(connection: sa.Connection, run: str) -> tuple[str, str] | None:
-    """Id and semantic version of what a run registered, if it got so far."""
+    """Id and semantic version of what a run registered of its model, if it got so far."""
     query = (
         sa.select(model_version.c.id, model_version.c.semver)
         .join(version_tag, version_tag.c.version_id == model_version.c.id)
         .join(model, model.c.id == model_version.c.model_id)
+        .join(namespace, namespace.c.id == model.c.namespace_id)
+        .join(training, training.c.id == run)
         .where(version_tag.c.key == TAG, version_tag.c.value == run)
+        .where(model.c.name == training.c.model, namespace.c.name == "default")
         .order_by(model_version.c.sequence)
     )
     found = connection.execute(query).first()

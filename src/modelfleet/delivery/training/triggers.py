@@ -1,7 +1,8 @@
 """Causes of training runs: schedules, aliases that moved, new data, drift.
 
 Causes are looked for behind a position in the audit log and in the alerts, which moves in the
-transaction that queues the runs: each counts once, whenever the control plane dies.
+transaction that queues the runs: each counts once, whenever the control plane dies. One that comes
+too soon after a run, and new data or an alias that moves during one, is kept until it is time.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _BATCH = 1000
 """audit events that are looked at in one transaction"""
 _EVENTS = ("set-alias", "push-dataset")
 _SECOND = 1_000_000
+_NEWS = ("alias", "data")
+"""causes that a run on its way knows nothing of; it answers a drift"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Triggers:
         plans = {n: one for n, one in self._plans.trainings().items() if one.is_triggered}
         self._by_schedule({name: one for name, one in plans.items() if one.schedule})
         self._by_events(plans)
+        self._by_kept(plans)
 
     def _by_schedule(self, plans: Mapping[str, Plan]) -> None:
         """Ticks that were missed are made up for by one run."""
@@ -126,17 +130,43 @@ class Triggers:
                 )
             )
 
+    def _by_kept(self, plans: Mapping[str, Plan]) -> None:
+        with self._database.read() as connection:
+            kept = store.kept_causes(connection)
+            if not kept:
+                return
+            busy = {one.model for one in store.active(connection, kept)}
+            begun = store.last_begun(connection, kept)
+        stale = kept.keys() - plans.keys()
+        due = [
+            (plans[name], cause)
+            for name, cause in kept.items()
+            if name not in stale | busy and not _too_soon(plans[name], begun)
+        ]
+        if stale or due:
+            with self._database.begin() as connection:
+                store.drop_causes(connection, stale)
+                self._start(connection, due)
+
     @staticmethod
     def _start(connection: sa.Connection, causes: Iterable[tuple[Plan, Cause]]) -> None:
         """One run of a model at a time, and not before its last one is old enough."""
         found = {plan.model: (plan, cause) for plan, cause in reversed(list(causes))}
         begun = store.last_begun(connection, found)
+        busy = {one.model for one in store.active(connection, found)}
         for name, (plan, cause) in found.items():
-            age = (now_us() - begun.get(name, 0)) / _SECOND
-            if age < plan.cooldown_seconds:
+            if name in busy:
+                if cause.kind in _NEWS:
+                    store.keep_cause(connection, name, cause)
+            elif not _too_soon(plan, begun):
+                TrainingService.begin(connection, SYSTEM, plan, cause)
+            elif cause.kind != "schedule":  # its next time comes anyway
                 log.info("training too soon", model=name, cause=cause.kind)
-                continue
-            TrainingService.begin(connection, SYSTEM, plan, cause)
+                store.keep_cause(connection, name, cause)
+
+
+def _too_soon(plan: Plan, begun: Mapping[str, int]) -> bool:
+    return now_us() - begun.get(plan.model, 0) < plan.cooldown_seconds * _SECOND
 
 
 def _wanted(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,10 @@ class Access:
 
     url: str
     key: str
+
+
+class Interrupted(Exception):
+    """The program was ended from outside, as the platform is when it is stopped."""
 
 
 class Workshop:
@@ -120,6 +125,7 @@ class Workshop:
     def register(self, run: Training, started: Callable[[subprocess.Popen[bytes]], None]) -> None:
         """Register what lies in the output folder, the way people do it. Raises `InvalidInput`."""
         output = self.folder_of(run.id) / "output"
+        _refuse_links(output)
         found = sorted(output.iterdir()) if output.is_dir() else []
         models = [one for one in found if one.name.partition(".")[0] not in _ASIDE]
         if len(models) != 1:
@@ -145,7 +151,12 @@ class Workshop:
             argv += ["--python", run.plan.python]
         argv += ["--tag", f"modelfleet.training={run.id}"]
         access = self._access(run.owner_team, _REGISTER_SECONDS + 60)
-        environment = {key: value for key, value in os.environ.items() if key != "MODELFLEET_HOME"}
+        # Settings of the platform are none of the client's: they may hold secrets.
+        environment = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith("MODELFLEET_") or k == "MODELFLEET_CA"
+        }
         environment |= {"MODELFLEET_URL": access.url, "MODELFLEET_KEY": access.key}
         code = self._run(run, argv, environment, started, _REGISTER_SECONDS)
         if code != 0:
@@ -206,7 +217,17 @@ class Workshop:
                 cwd="/",
             )
             started(process)
-            return process.wait()
+            code = process.wait()
+        if code in (supervise.ENDED, -signal.SIGTERM, -signal.SIGKILL):
+            raise Interrupted(run.id)
+        return code
+
+
+def _refuse_links(output: Path) -> None:
+    """What it made is read with the platform's rights: a link could name any of its files."""
+    for one in (output, *output.rglob("*")):
+        if one.is_symlink() or (one.exists() and not one.is_file() and not one.is_dir()):
+            raise InvalidInput(f"{one.name[:200]} in $MODELFLEET_OUTPUT is a link or no file.")
 
 
 def _pairs(path: Path) -> dict[str, object]:

@@ -17,8 +17,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from modelfleet.core import supervise
-from modelfleet.core.errors import InvalidInput
-from modelfleet.core.supervise import NOT_STARTED, TIMED_OUT
+from modelfleet.core.errors import InvalidInput, Unavailable
+from modelfleet.core.supervise import ENDED, NOT_STARTED, TIMED_OUT
 from modelfleet.fleetfile.gate_lists import file_of
 from modelfleet.fleetfile.gates import Run
 from modelfleet.gates.kinds.base import Case, Kind, run
@@ -118,6 +118,8 @@ def _run(
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+        if code == ENDED:
+            raise Unavailable("The program was ended from outside: it said nothing of the model.")
         return code, tail(output)
 
 
