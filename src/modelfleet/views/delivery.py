@@ -24,7 +24,7 @@ class Stage:
 
     name: str
     state: str
-    """done, now, waiting, stopped or next"""
+    """done, now, waiting, stopped, alarm or next"""
     title: str
     note: str
     link: str = ""
@@ -148,10 +148,11 @@ def _test(
         return Stage("test", "done" if tested else "next", "No gates", note, link)
     newest = requests[0]
     counted = [one.run.verdict.value for one in newest.gates if one.run]
-    told = ", ".join(f"{counted.count(v)} {v}" for v in ("pass", "warn", "fail", "inconclusive"))
+    words = [one for one in ("pass", "warn", "fail", "inconclusive") if one in counted]
+    told = ", ".join(f"{counted.count(one)} {one}" for one in words)
     states = {"running": "now", "fail": "stopped", "inconclusive": "waiting"}
     open_ones = [one for one in newest.gates if one.run is None]
-    note = f"{told}, {len(open_ones)} to come" if open_ones else told
+    note = ", ".join(filter(None, (told, f"{len(open_ones)} to come" if open_ones else "")))
     return Stage("test", states.get(newest.verdict, "done"), newest.verdict, note, link)
 
 
@@ -183,7 +184,7 @@ def _monitor(model: str, serving: Version | None, alerts: Sequence[AlertInfo]) -
         return Stage("monitor", "next", "Nothing to watch", "")
     if alerts:
         title = f"{len(alerts)} open {'alert' if len(alerts) == 1 else 'alerts'}"
-        return Stage("monitor", "stopped", title, alerts[0].summary, link)
+        return Stage("monitor", "alarm", title, alerts[0].summary, link)
     return Stage("monitor", "done", "Calm", "No alert is open.", link)
 
 

@@ -46,6 +46,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("model", name=op.f("pk_training_schedule")),
     )
     op.create_table(
+        "training_cause",
+        sa.Column("model", sa.String(length=250), nullable=False),
+        sa.Column("cause", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("model", name=op.f("pk_training_cause")),
+    )
+    op.create_table(
         "rollout_gates",
         sa.Column("rollout_id", sa.String(length=32), nullable=False),
         sa.Column("version_id", sa.String(length=32), nullable=False),
@@ -56,6 +62,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("rollout_gates")
+    op.drop_table("training_cause")
     op.drop_table("training_schedule")
     op.drop_table("training_position")
     op.drop_table("training")
