@@ -69,7 +69,9 @@ class Load:
         *,
         connections: int = 8,
         pause: float = 0.0,
+        clients: int = 0,
     ) -> None:
+        """clients: so many say who they are, in the header x-client."""
         self.tally = Tally()
         self._port = port
         self._path = f"/v2/models/{endpoint}/infer"
@@ -77,6 +79,7 @@ class Load:
         self._body = body
         self._connections = connections
         self._pause = pause
+        self._clients = clients
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._main, daemon=True)
 
@@ -111,7 +114,7 @@ class Load:
                 if streams is None:
                     streams = await asyncio.open_connection("127.0.0.1", self._port)
                 status, text, closes = await asyncio.wait_for(
-                    self._ask(*streams, self._body(chance)), 40
+                    self._ask(*streams, self._body(chance), self._client(chance)), 40
                 )
             except (OSError, EOFError, TimeoutError) as error:
                 status, text, closes = NO_ANSWER, repr(error).encode(), True
@@ -125,12 +128,15 @@ class Load:
         if streams is not None:
             streams[1].close()
 
+    def _client(self, chance: random.Random) -> str:
+        return f"x-client: {chance.randrange(self._clients)}\r\n" if self._clients else ""
+
     async def _ask(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes, more: str
     ) -> tuple[int, bytes, bool]:
         head = (
             f"POST {self._path} HTTP/1.1\r\nhost: fleet\r\nauthorization: Bearer {self._key}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{more}\r\n"
         )
         writer.write(head.encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).lower()

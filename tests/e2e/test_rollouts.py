@@ -217,3 +217,28 @@ def test_a_preview_then_a_yes_then_weights(platform: Platform) -> None:
     assert found.state == "succeeded", found
     assert load.tally.bad == 0, f"{load.tally}"
     assert served_version(platform, "previewed") == found.to_version
+
+
+def test_clients_that_stick_count_once(platform: Platform) -> None:
+    """However often each asks: requests of one client are not independent."""
+    serve(platform, "sticky")
+    analysis = {**ANALYSIS, "predictions_max_distance": None, "errors_max_increase": 0.05}
+    spec = {
+        "strategy": "canary",
+        "weights": [5000],
+        "step_seconds": 1.0,
+        "bake_seconds": 1.0,
+        "sticky": {"by": "header", "name": "x-client"},
+        "analysis": analysis,
+    }
+    with platform.load("sticky", rows(3), connections=4, clients=3000) as load:
+        load.wait_for(50)
+        found = ended(platform, start(platform, "sticky", Linear(weight=1.02), spec))
+    assert found.state == "succeeded", found
+    assert load.tally.bad == 0, f"{load.tally}"
+    details = platform.client.api.get(f"/v1/rollouts/{found.id}")
+    last = details["evidence"][-1]["verdict"]  # type: ignore[index,call-overload]
+    counted = last["samples_stable"] + last["samples_canary"]
+    assert 100 < counted <= min(3000, load.tally.good), last
+    endpoint = next(one for one in platform.client.endpoints() if one.name == "sticky")
+    assert platform.client.api.get(f"/v1/endpoints/{endpoint.name}")["traffic"]["sticky"] is None  # type: ignore[index,call-overload]

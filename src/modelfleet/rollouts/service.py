@@ -521,7 +521,7 @@ class RolloutService:
                     versions[arm.version_id].index,
                     row.endpoint,
                     row.spec.mirrored,
-                    row.id if row.endpoint_id in sticky else "",
+                    row.id if row.endpoint_id in sticky and _splits(row) else "",
                 )
                 for arm in row.arms
                 if not arm.out
@@ -531,6 +531,16 @@ class RolloutService:
 
 def _resource(row: Row) -> Resource:
     return Resource("endpoint", row.endpoint, row.owner_team)
+
+
+def _splits(row: Row) -> bool:
+    """Whether clients have been divided among versions: who came before is yet to be counted."""
+    if row.state is State.BAKING:
+        return True
+    divided = [number for number, one in enumerate(row.spec.plan) if one.weight > 0]
+    if not divided or row.step < divided[0]:
+        return False
+    return row.step > divided[0] or row.applied_at is not None
 
 
 def _said(state: State) -> str:
