@@ -20,20 +20,20 @@ from modelfleet.core.authorization import (
 from modelfleet.core.errors import NotAllowed
 from people import NOBODY, principal
 
-#           viewer  scientist  deployer  approver  admin
+#           viewer  scientist  deployer  approver  release-manager  admin
 TABLE = {
-    Action.READ: "x x x x x",
-    Action.READ_PAYLOADS: ". x . . x",
-    Action.REGISTER: ". x x . x",
-    Action.ROLLOUT: ". . x . x",
-    Action.ROLL_BACK: ". . x x x",
-    Action.RUN_BATCH: ". x x . x",
-    Action.DELETE: ". . . x x",
-    Action.REPORT_OUTCOMES: ". x x . x",
-    Action.FREEZE: ". . . x x",
-    Action.ACKNOWLEDGE: ". x x x x",
-    Action.MANAGE_ACCESS: ". . . . x",
-    Action.READ_AUDIT: ". . . x x",
+    Action.READ: "x x x x x x",
+    Action.READ_PAYLOADS: ". x . . . x",
+    Action.REGISTER: ". x x . . x",
+    Action.ROLLOUT: ". . x . x x",
+    Action.ROLL_BACK: ". . x x x x",
+    Action.RUN_BATCH: ". x x . . x",
+    Action.DELETE: ". . . x . x",
+    Action.REPORT_OUTCOMES: ". x x . . x",
+    Action.FREEZE: ". . . x x x",
+    Action.ACKNOWLEDGE: ". x x x x x",
+    Action.MANAGE_ACCESS: ". . . . . x",
+    Action.READ_AUDIT: ". . . x x x",
 }
 CELLS = [
     (role, action, mark == "x")

@@ -19,7 +19,7 @@ from modelfleet.rollouts.store import Rollout
 from modelfleet.rollouts.windows import Window
 
 router = APIRouter(prefix="/v1", tags=["rollouts"])
-Roles = Literal["viewer", "data-scientist", "deployer", "approver", "admin"]
+Roles = Literal["viewer", "data-scientist", "deployer", "approver", "release-manager", "admin"]
 
 
 class Body(BaseModel):
@@ -35,8 +35,15 @@ class AnalysisBody(Body):
     latency_quantile: float = 0.95
     latency_floor_ms: float = 5.0
     predictions_max_distance: float | None = 0.2
+    scores_max_change: float | None = None
+    outcomes: str | None = None
+    outcomes_max_increase: float = 0.01
+    outcomes_delay_seconds: float = 3600.0
+    outcomes_required: bool = True
     disagreements_max: float | None = 0.05
+    differences_max: float | None = None
     min_samples: int = 50
+    hard_errors: float = 0.2
 
 
 class PreviewBody(Body):

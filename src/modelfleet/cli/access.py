@@ -9,7 +9,7 @@ import click
 
 from modelfleet.cli.base import client, connected, show
 
-_ROLES = ["viewer", "data-scientist", "deployer", "approver", "admin"]
+_ROLES = ["viewer", "data-scientist", "deployer", "approver", "release-manager", "admin"]
 _PRINCIPAL = {
     "name": lambda p: p["name"],
     "kind": lambda p: p["kind"],

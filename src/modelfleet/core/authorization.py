@@ -38,6 +38,7 @@ class Role(StrEnum):
     DATA_SCIENTIST = "data-scientist"
     DEPLOYER = "deployer"
     APPROVER = "approver"
+    RELEASE_MANAGER = "release-manager"
     ADMIN = "admin"
 
 
@@ -67,6 +68,9 @@ ROLE_ACTIONS: dict[Role, frozenset[Action]] = {
     ),
     Role.APPROVER: frozenset(
         {_A.READ, _A.ROLL_BACK, _A.FREEZE, _A.DELETE, _A.ACKNOWLEDGE, _A.READ_AUDIT}
+    ),
+    Role.RELEASE_MANAGER: frozenset(
+        {_A.READ, _A.ROLLOUT, _A.ROLL_BACK, _A.FREEZE, _A.ACKNOWLEDGE, _A.READ_AUDIT}
     ),
     Role.ADMIN: frozenset(Action),
 }
