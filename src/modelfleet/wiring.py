@@ -201,13 +201,14 @@ def build(settings: Settings) -> Fleet:
     sealer, private = Sealer(layout.sealing_key), settings.registry.private_webhooks
     datasets = DatasetService(database, blobs)
     plans = DocumentPlans(database)
+    access = TrainingAccess(identity, lambda: membership.address.replace("0.0.0.0", "127.0.0.1"))
     workshop = Workshop(
         layout,
         blobs,
         environments,
         confinement,
-        partial(_fetch, datasets),
-        TrainingAccess(identity, lambda: membership.address.replace("0.0.0.0", "127.0.0.1")),
+        partial(_fetch, datasets, access),
+        access,
     )
     training = TrainingService(
         database, registry, plans, workshop, rollouts, lambda: membership.id, sealer.token
@@ -299,9 +300,11 @@ def _commit(connection: sa.Connection, row: Mapping[str, Any]) -> str:
     return commit_of(connection, row["resource"], str(row["details"].get("version", "")))
 
 
-def _fetch(datasets: DatasetService, reference: str, folder: Path) -> Path:
-    """A copy of a data set's table. Raises `NotFound`."""
-    found = datasets.get(SYSTEM, reference)
+def _fetch(
+    datasets: DatasetService, access: TrainingAccess, team: str, reference: str, folder: Path
+) -> Path:
+    """A copy of a data set's table. Raises `NotFound`, or `NotAllowed` for another team's."""
+    found = datasets.get(access.principal(team), reference)
     place = folder / f"{found.name}-{found.version}.{found.format}"
     shutil.copyfile(datasets.path(found), place)
     return place

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
+from modelfleet.core.authorization import Grant, Role
 from modelfleet.core.errors import NotAllowed
 from modelfleet.delivery.gatekeeper import GateKeeper, rollout_gates
 from modelfleet.gates.store import gate_request
@@ -15,7 +16,7 @@ from modelfleet.rollouts.advance import Admission
 from modelfleet.rollouts.plan import Spec
 from modelfleet.rollouts.store import Row
 from modelfleet.wiring import Fleet
-from people import ADMIN
+from people import ADMIN, principal
 from registrar import Registrar
 
 GATED = Spec(gates=({"approval": {"role": "admin"}},))
@@ -76,3 +77,25 @@ def test_a_data_set_that_is_gone_fails_and_leaves_nothing_half_asked(
     found = look(fleet, row)
     assert (found.state, "gone" in found.sentence) == ("failed", True)
     assert asked(fleet) == (0, 0)
+
+
+def test_data_of_another_team_are_for_those_who_may_read_them(
+    fleet: Fleet, registrar: Registrar
+) -> None:
+    """Programs of gates and trainings get the rows themselves."""
+    registrar.model()
+    made = registrar.ready()
+    sha256, _ = fleet.blobs.put([b"a,target\n1,0\n"])
+    fleet.datasets.push(ADMIN, "salaries", sha256, "csv", team="people")
+    told = {"run": {"uses": f"check.py@sha256:{sha256}", "dataset": "salaries@1"}}
+    deployer = principal(Role.DEPLOYER, "growth")
+    with pytest.raises(NotAllowed):
+        fleet.gates.request(deployer, "churn", made.version, [told])
+    with pytest.raises(NotAllowed):
+        fleet.rollouts.start(deployer, "churn", "churn", made.version, Spec(gates=(told,)))
+    assert asked(fleet) == (0, 0)
+    fetch = fleet.training._workshop._fetch
+    with pytest.raises(NotAllowed):
+        fetch("growth", "salaries@1", fleet.layout.home)
+    fleet.identity.add_grant(ADMIN, "training-growth", Grant(Role.VIEWER, "people"))
+    assert fetch("growth", "salaries@1", fleet.layout.home).read_bytes().startswith(b"a,target")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -167,3 +168,16 @@ def test_a_share_can_not_be_worse_by_all_of_it() -> None:
         with pytest.raises(InvalidInput, match="below 1"):
             Analysis(outcomes=loss, outcomes_max_increase=1.0)
     assert Analysis(outcomes="absolute_error", outcomes_max_increase=3.0)
+
+
+def test_labels_that_nobody_waits_for_prove_nothing_alone() -> None:
+    alone = Analysis(
+        errors_max_increase=None,
+        latency_max_ratio=None,
+        predictions_max_distance=None,
+        outcomes="error_rate",
+        outcomes_required=False,
+    )
+    with pytest.raises(InvalidInput, match="never be proven"):
+        Spec(analysis=alone)
+    assert Spec(analysis=replace(alone, outcomes_required=True)).analysis.outcomes == "error_rate"

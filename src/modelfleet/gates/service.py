@@ -23,7 +23,7 @@ from modelfleet.gates.platform import Rooms, Users, consumers_of, stable_of
 from modelfleet.gates.requests import GateRequest, GateState
 from modelfleet.gates.running import RUN_GATE, GateRunner, key_of
 from modelfleet.gates.store import GateRun, Request, Wanted
-from modelfleet.gates.wanting import named_of, wanted_of
+from modelfleet.gates.wanting import check_reader, named_of, wanted_of
 from modelfleet.registry import Version
 from modelfleet.registry.signature import Signature
 
@@ -84,6 +84,7 @@ class GateService:
                 hint=f"modelfleet versions prepare {version.model} {version.version}",
             )
         named = named_of(gates)
+        check_reader(connection, actor, named)
         against = self._champion(actor, version, champion)
         made = new_id()
         wanted = [

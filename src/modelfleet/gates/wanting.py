@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
+from modelfleet.core.authorization import Principal
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import InvalidInput
 from modelfleet.core.ids import digest
@@ -30,6 +31,14 @@ def named_of(gates: Sequence[object]) -> tuple[Named, ...]:
         return parse_all(list(gates) or list(UNTOLD))
     except ValueError as error:
         raise InvalidInput(str(error), hint="docs/gates.md explains every gate.") from error
+
+
+def check_reader(connection: sa.Connection, actor: Principal, gates: Sequence[Named]) -> None:
+    """A gate's program reads its data: whoever asks must be allowed to. Raises `NotAllowed`."""
+    for one in gates:
+        reference = getattr(one.spec, "dataset", None)
+        if isinstance(reference, str) and digest_of(reference) is None:
+            datasets.read_in(connection, actor, reference)
 
 
 def wanted_of(

@@ -164,9 +164,7 @@ class DatasetService:
     def get(self, actor: Principal, reference: str) -> DatasetVersion:
         """By `NAME@3`, `NAME@latest` or `NAME`."""
         with self._database.read() as connection:
-            found = find_in(connection, reference)
-        authorize(actor, Action.READ, Resource("dataset", found.name, found.owner_team))
-        return found
+            return read_in(connection, actor, reference)
 
     def list(self, actor: Principal) -> Sequence[DatasetVersion]:
         """The newest version of each."""
@@ -197,6 +195,13 @@ def find_in(connection: sa.Connection, reference: str) -> DatasetVersion:
     if not found:
         raise NotFound(f"There is no data set {reference}.", hint="See: modelfleet datasets list")
     return found[-1]
+
+
+def read_in(connection: sa.Connection, actor: Principal, reference: str) -> DatasetVersion:
+    """For somebody. Raises `NotFound`, or `NotAllowed` for that of a team they can't read."""
+    found = find_in(connection, reference)
+    authorize(actor, Action.READ, Resource("dataset", found.name, found.owner_team))
+    return found
 
 
 def blobs_of(connection: sa.Connection) -> set[str]:

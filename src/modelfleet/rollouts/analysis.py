@@ -85,6 +85,11 @@ class Analysis:
         }
         return tuple(metric for metric, limit in limits.items() if limit is not None)
 
+    def required(self, *, mirrored: bool) -> tuple[str, ...]:
+        """Those of the metrics whose proof a promotion waits for."""
+        optional = () if self.outcomes_required else ("outcomes",)
+        return tuple(one for one in self.metrics(mirrored=mirrored) if one not in optional)
+
 
 @dataclass(frozen=True)
 class Arm:

@@ -242,7 +242,7 @@ class Spec:
         if self.strategy is Strategy.SHADOW and (Kind.WEIGHT in kinds or Kind.SHADOW not in kinds):
             raise InvalidInput("A shadow has copies of requests and no weights: use a canary.")
         for one in self.plan:
-            if one.is_judged and not self.analysis.metrics(mirrored=one.shadow > 0):
+            if one.is_judged and not self.analysis.required(mirrored=one.shadow > 0):
                 raise InvalidInput(
                     f"A {self.strategy.value} without a metric could never be proven."
                 )

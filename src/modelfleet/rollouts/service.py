@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from modelfleet.core.ids import new_id
 from modelfleet.identity.approvals import Approval, Approvals, has_role
 from modelfleet.identity.store import find_principal
 from modelfleet.lineage import feeds_between
-from modelfleet.registry import RegistryService, Version
+from modelfleet.registry import RegistryService, Version, datasets
 from modelfleet.registry import store as registry_store
 from modelfleet.registry.tables import model_version
 from modelfleet.rollouts import freezes, groups, judge, store, windows
@@ -196,6 +197,7 @@ class RolloutService:
         resource = Resource("endpoint", place.name, place.owner_team)
         authorize(actor, Action.ROLLOUT, resource)
         self._check_people(connection, spec)
+        _check_data(connection, actor, spec)
         place = self._make_way(connection, actor, place, supersede)
         for one in targets:
             if place.stable_version_id == one.id:
@@ -545,3 +547,13 @@ def _splits(row: Row) -> bool:
 
 def _said(state: State) -> str:
     return state.value.replace("_", " ")
+
+
+def _check_data(connection: sa.Connection, actor: Principal, spec: Spec) -> None:
+    """Programs of gates read their data: whoever names a data set must be allowed to. One that is
+    not there fails its gate."""
+    for told in (one for entry in spec.gates for one in entry.values()):
+        reference = told.get("dataset") if isinstance(told, Mapping) else None
+        if isinstance(reference, str):
+            with suppress(NotFound, InvalidInput):
+                datasets.read_in(connection, actor, reference)

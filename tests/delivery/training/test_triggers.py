@@ -196,6 +196,20 @@ def test_what_comes_too_soon_is_made_up_for_once(
     assert len(causes(fleet)) == 2
 
 
+def test_a_drift_that_is_over_when_its_time_comes_is_no_cause(
+    fleet: Fleet, plans: Plans, triggers: Triggers, alarms: Alarms
+) -> None:
+    plans.plans["churn"] = replace(PLAN, drift=True, cooldown_seconds=3600.0)
+    fleet.training.start(ADMIN, "churn")
+    end(fleet)
+    alarms.fired.append(Drifted("churn", "a1", "age moved", now_us() + 1_000_000))
+    triggers.look()
+    alarms.fired.clear()
+    plans.plans["churn"] = replace(PLAN, drift=True)
+    triggers.look()
+    assert causes(fleet) == ["churn manual"]
+
+
 def test_new_data_during_a_run_begins_another_after_it(
     fleet: Fleet, plans: Plans, triggers: Triggers, alarms: Alarms
 ) -> None:

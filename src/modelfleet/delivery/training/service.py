@@ -310,7 +310,9 @@ class TrainingService:
         if run.id in self._stopped:
             raise Conflict("The run was stopped.")
         with self._database.begin() as connection:
-            if not store.move(connection, run.id, owner, state, sentence=sentence, version=version):
+            if not store.move(
+                connection, run.id, owner, state, among=WORKING, sentence=sentence, version=version
+            ):
                 raise Conflict("The run was cancelled, or is another control plane's by now.")
 
     def _end(

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from modelfleet.core.clock import iso, now_us
 from modelfleet.core.database import Json, metadata
 from modelfleet.core.ids import new_id
-from modelfleet.delivery.training.plan import ENDED, Cause, Plan, State
+from modelfleet.delivery.training.plan import ENDED, WORKING, Cause, Plan, State
 from modelfleet.registry.tables import model, model_version, namespace, version_tag
 
 TAG = "modelfleet.training"
@@ -186,10 +186,10 @@ def take(connection: sa.Connection, run: str, owner: str, *, again: bool) -> boo
     values: dict[str, object] = {"owner": owner}
     if again:
         values["starts"] = training.c.starts + 1
-    ended = [state.value for state in ENDED]
+    working = [state.value for state in WORKING]
     found = connection.execute(
         sa.update(training)
-        .where(training.c.id == run, training.c.state.not_in(ended))
+        .where(training.c.id == run, training.c.state.in_(working))
         .values(**values)
     )
     return found.rowcount == 1

@@ -45,7 +45,7 @@ class Drifted:
 
 
 Fired = Callable[[sa.Connection, int], Sequence[Drifted]]
-"""drift alerts that fired after a moment (microseconds), oldest first"""
+"""open drift alerts that fired after a moment (microseconds), oldest first"""
 
 
 class Triggers:
@@ -137,7 +137,9 @@ class Triggers:
                 return
             busy = {one.model for one in store.active(connection, kept)}
             begun = store.last_begun(connection, kept)
-        stale = kept.keys() - plans.keys()
+            drifts = {one.model for one in self._fired(connection, 0)}
+        over = {name for name, one in kept.items() if one.kind == "drift" and name not in drifts}
+        stale = (kept.keys() - plans.keys()) | over
         due = [
             (plans[name], cause)
             for name, cause in kept.items()

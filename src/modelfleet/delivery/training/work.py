@@ -56,11 +56,11 @@ class Workshop:
         blobs: BlobStore,
         environments: EnvironmentBuilder,
         confined: Callable[[Sequence[str]], Sequence[str]],
-        fetch: Callable[[str, Path], Path],
+        fetch: Callable[[str, str, Path], Path],
         access: Callable[[str, float], Access],
     ) -> None:
-        """fetch: a data set (`NAME@VERSION`) into a folder. access: for a team, for so many
-        seconds."""
+        """fetch: for a team, a data set (`NAME@VERSION`) into a folder. access: for a team, for so
+        many seconds."""
         self._layout = layout
         self._blobs = blobs
         self._environments = environments
@@ -190,7 +190,9 @@ class Workshop:
         found = {}
         for name, reference in run.plan.inputs.items():
             beside = work / reference
-            found[name] = beside if beside.is_file() else self._fetch(reference, data)
+            found[name] = (
+                beside if beside.is_file() else self._fetch(run.owner_team, reference, data)
+            )
         for path in data.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         return found
