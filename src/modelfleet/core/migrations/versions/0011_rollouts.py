@@ -77,7 +77,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("ended_at IS NULL"),
     )
     with op.batch_alter_table("rollout_evidence") as batch:
-        batch.add_column(sa.Column("arm", sa.BigInteger(), nullable=False, server_default="0"))
+        batch.add_column(sa.Column("arm", sa.Integer(), nullable=False, server_default="0"))
         batch.drop_constraint("pk_rollout_evidence", type_="primary")
         batch.create_primary_key("pk_rollout_evidence", ["rollout_id", "tick", "arm"])
 
