@@ -113,7 +113,7 @@ def test_it_expires_and_can_be_asked_again(database: Database) -> None:
 
 def test_a_role_that_nobody_can_have_is_refused(database: Database) -> None:
     with pytest.raises(InvalidInput), database.begin() as connection:
-        Approvals(database).ask(connection, ASKER, SUBJECT, WHAT, role="release-manager")
+        Approvals(database).ask(connection, ASKER, SUBJECT, WHAT, role="emperor")
 
 
 @pytest.mark.parametrize("quorum", [1, 2])
