@@ -37,7 +37,9 @@ def upgrade() -> None:
             name=op.f("fk_data_set_version_dataset_id_data_set"),
         ),
         sa.PrimaryKeyConstraint("dataset_id", "version", name=op.f("pk_data_set_version")),
-        sa.UniqueConstraint("dataset_id", "sha256", name=op.f("uq_data_set_version_dataset_id_sha256")),
+        sa.UniqueConstraint(
+            "dataset_id", "sha256", name=op.f("uq_data_set_version_dataset_id_sha256")
+        ),
     )
     op.create_table(
         "gate_request",
