@@ -534,3 +534,16 @@ def test_every_change_is_in_the_audit_log_with_its_commit(fleet: Fleet) -> None:
     assert events[0].details["commit"] == "c0ffee"
     assert events[0].details["generation"] == 1
     assert audit.first_broken(fleet.database) is None
+
+
+@pytest.mark.parametrize("strategy", ["immediate", "bandit"])
+def test_an_approval_before_nothing_is_refused_with_another_way(
+    fleet: Fleet, strategy: str
+) -> None:
+    rollout = {"strategy": strategy, "on_inconclusive": {"after": "1h", "do": "hold"}}
+    if strategy == "bandit":
+        rollout["arms"] = [{"version": "2", "weight": "30%"}]
+    doc = document(rollout=rollout, approvals={"role": "approver"})
+    [trouble] = plan(fleet, doc).troubles
+    assert "no steps that an approval could precede" in trouble.message
+    assert "gates" in trouble.hint

@@ -91,15 +91,15 @@ def _steps(document: ModelDocument, told: sections.Rollout) -> tuple[Step, ...]:
     """The steps of the document; `approvals` is one before any of them."""
     found = [_step(one) for one in told.steps or ()]
     if document.approvals is not None:
-        if not found:
-            found = _usual(told)
+        strategy = _strategy(told)
+        if strategy in (Strategy.IMMEDIATE, Strategy.AB):
+            raise InvalidInput(
+                f"The strategy {strategy.value} has no steps that an approval could precede.",
+                hint="Ask for it among the gates: `gates: [approval: {role: ...}]`.",
+            )
+        found = found or list(Spec(strategy=strategy).plan)
         found.insert(0, Step(approve=_approve(document.approvals)))
     return tuple(found)
-
-
-def _usual(told: sections.Rollout) -> list[Step]:
-    """Those of the strategy, written out."""
-    return list(Spec(strategy=_strategy(told)).plan) if not told.arms else []
 
 
 def _step(one: sections.Step) -> Step:

@@ -12,18 +12,10 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel
 
 from modelfleet.fleetfile.documents import ModelDocument, PipelineDocument
-from modelfleet.fleetfile.gates import Latency
+from modelfleet.fleetfile.gate_lists import same_question
+from modelfleet.fleetfile.gates import Gate, Latency
 from modelfleet.fleetfile.nodes import Node
 from modelfleet.fleetfile.problems import Path, Problem, did_you_mean, written
-
-_KEYS: dict[str, tuple[str, ...]] = {
-    "quality": ("dataset", "target", "metric"),
-    "fairness": ("dataset", "sensitive", "metric"),
-    "approval": ("role",),
-    "run": ("name", "uses", "args"),
-    "drift": ("features",),
-}
-"""what makes two gates of a kind ask the same question; other kinds ask one only"""
 
 
 class Named(Protocol):
@@ -133,14 +125,22 @@ def _moment(text: str) -> datetime:
 
 
 def _gates(document: ModelDocument, node: Node) -> Iterator[Problem]:
-    seen: dict[tuple[object, ...], int] = {}
+    seen: list[tuple[str, Gate]] = []
+    names: set[str] = set()
     for number, entry in enumerate(document.gates or ()):
         [kind] = entry.model_fields_set
-        told: BaseModel = getattr(entry, kind)
-        question = (kind, *(getattr(told, key) for key in _KEYS.get(kind, ())))
-        first = seen.setdefault(question, number)
+        told: Gate = getattr(entry, kind)
+        if told.name in names:
+            yield _say(
+                node, ("gates", number, kind, "name"), f"there is a gate {told.name} already"
+            )
+        names |= {told.name} - {""}
+        seen.append((kind, told))
+        first = next(
+            n for n, (k, other) in enumerate(seen) if k == kind and same_question(kind, told, other)
+        )
         if first != number:
-            other = getattr((document.gates or ())[first], kind)
+            other = seen[first][1]
             differs = [k for k in type(told).model_fields if getattr(told, k) != getattr(other, k)]
             say = (
                 f"contradicts gates[{first}]: the same check, but another {', '.join(differs)}"

@@ -92,12 +92,16 @@ _QUESTION: dict[str, tuple[str, ...]] = {
 """what makes two gates of a kind ask the same; of others there is one"""
 
 
+def same_question(kind: str, one: Gate, other: Gate) -> bool:
+    """Whether two gates of a kind ask the same, whatever their limits."""
+    return all(getattr(one, name) == getattr(other, name) for name in _QUESTION.get(kind, ()))
+
+
 def _contradiction(other: Named, kind: str, spec: Gate) -> str:
     """Why both can't stand in one list; empty if they can."""
     if other.kind != kind or kind not in KINDS:
         return ""
-    asked = _QUESTION.get(kind, ())
-    if any(getattr(spec, name) != getattr(other.spec, name) for name in asked):
+    if not same_question(kind, spec, other.spec):
         return ""
     mine, known = spec.model_dump(), other.spec.model_dump()
     ignored = ("name", "blocking", "timeout")

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
 
 import msgspec
 import sqlalchemy as sa
 
-from modelfleet.core.authorization import SYSTEM, Principal
+from modelfleet.core.authorization import SYSTEM
 from modelfleet.core.ids import digest
 from modelfleet.fleetfile.gates import Approval, parse
 from modelfleet.gates.store import GateRun, Request, Verdict, Wanted
+from modelfleet.identity import Approvals
 from modelfleet.registry import Version
-
-
-class Approvals(Protocol):
-    """Who said yes; see `modelfleet.identity`."""
-
-    def ask(
-        self,
-        connection: sa.Connection,
-        actor: Principal,
-        subject: str,
-        digests: Mapping[str, str],
-        *,
-        role: str,
-        quorum: int = 1,
-        team: str = "*",
-        sentence: str = "",
-        not_by: Sequence[str] = (),
-        expires_seconds: float = 0.0,
-    ) -> str:
-        """Ask people; what was asked already is not asked again."""
-
-    def standing(
-        self,
-        connection: sa.Connection,
-        subject: str,
-        digests: Mapping[str, str],
-        role: str,
-        quorum: int,
-        not_by: Sequence[str],
-    ) -> tuple[str, str]:
-        """waiting, approved, rejected or expired; and a sentence."""
 
 
 def ask(

@@ -18,12 +18,12 @@ from modelfleet.core.errors import Conflict, InvalidInput, NotFound
 from modelfleet.core.ids import new_id
 from modelfleet.core.jobs import JobRunner
 from modelfleet.gates import people, store
-from modelfleet.gates.people import Approvals
 from modelfleet.gates.platform import Rooms, Users, consumers_of, stable_of
 from modelfleet.gates.requests import GateRequest, GateState
 from modelfleet.gates.running import RUN_GATE, GateRunner, key_of
 from modelfleet.gates.store import GateRun, Request, Wanted
 from modelfleet.gates.wanting import check_reader, named_of, wanted_of
+from modelfleet.identity import Approvals
 from modelfleet.registry import Version
 from modelfleet.registry.signature import Signature
 

@@ -189,10 +189,10 @@ class Workshop:
             place.chmod(0o755)
         found = {}
         for name, reference in run.plan.inputs.items():
-            beside = work / reference
-            found[name] = (
-                beside if beside.is_file() else self._fetch(run.owner_team, reference, data)
-            )
+            if reference in run.plan.files:
+                found[name] = work / reference
+            else:
+                found[name] = self._fetch(run.owner_team, reference, data)
         for path in data.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         return found
