@@ -17,8 +17,8 @@ from modelfleet.core.errors import Conflict, InvalidInput, NotFound
 from modelfleet.delivery.objects import fleet_object
 from modelfleet.delivery.training import store
 from modelfleet.delivery.training.documents import DocumentPlans
-from modelfleet.delivery.training.plan import Plan, State
-from modelfleet.delivery.training.service import MAX_STARTS, Destination
+from modelfleet.delivery.training.plan import Destination, Plan, State
+from modelfleet.delivery.training.service import MAX_STARTS
 from modelfleet.delivery.training.store import Training
 from modelfleet.delivery.training.work import Interrupted
 from modelfleet.rollouts.plan import Spec

@@ -12,8 +12,7 @@ from modelfleet.core.authorization import Role
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from modelfleet.delivery.training import store
-from modelfleet.delivery.training.plan import Cause, Plan, State
-from modelfleet.delivery.training.service import Destination
+from modelfleet.delivery.training.plan import Cause, Destination, Plan, State
 from modelfleet.delivery.training.triggers import Drifted, Triggers, next_time
 from modelfleet.rollouts.plan import Spec
 from modelfleet.wiring import Fleet

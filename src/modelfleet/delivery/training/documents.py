@@ -15,8 +15,7 @@ from modelfleet.core.errors import InvalidInput, NotFound
 from modelfleet.delivery import objects
 from modelfleet.delivery.objects import FleetObject, fleet_object
 from modelfleet.delivery.specs import spec_of
-from modelfleet.delivery.training.plan import Plan
-from modelfleet.delivery.training.service import Destination
+from modelfleet.delivery.training.plan import Destination, Plan
 from modelfleet.fleetfile.documents import ModelDocument
 from modelfleet.fleetfile.sections import Train
 
@@ -24,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class DocumentPlans:
-    """`Plans` over the table of fleet objects. Documents are parsed again only when one changed."""
+    """By model, what its document says now. Documents are parsed again only when one changed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from modelfleet.rollouts.plan import Spec
+
 
 class State(StrEnum):
     QUEUED = "queued"
@@ -70,3 +72,11 @@ class Plan:
     @property
     def is_triggered(self) -> bool:
         return bool(self.schedule or self.aliases or self.data or self.drift)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where versions of a model are rolled out, and how."""
+
+    endpoint: str
+    spec: Spec

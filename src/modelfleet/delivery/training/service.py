@@ -9,11 +9,9 @@ from __future__ import annotations
 import hmac
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import sqlalchemy as sa
 import structlog
@@ -24,11 +22,11 @@ from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, FleetError, InvalidInput, NotFound
 from modelfleet.delivery.training import store
+from modelfleet.delivery.training.documents import DocumentPlans
 from modelfleet.delivery.training.plan import STOPPABLE, WORKING, Cause, Plan, State
 from modelfleet.delivery.training.store import Training
 from modelfleet.delivery.training.work import Interrupted, Workshop
 from modelfleet.registry import RegistryService
-from modelfleet.rollouts.plan import Spec
 from modelfleet.rollouts.service import RolloutService
 from modelfleet.rollouts.store import Rollout
 from modelfleet.serving.endpoints import endpoint as endpoint_table
@@ -38,29 +36,12 @@ log = structlog.get_logger(__name__)
 MAX_STARTS = 3
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where versions of a model are rolled out, and how."""
-
-    endpoint: str
-    spec: Spec
-
-
-class Plans(Protocol):
-    """What the documents of the fleet say now."""
-
-    def trainings(self) -> Mapping[str, Plan]:
-        """By model."""
-
-    def destination(self, model: str) -> Destination: ...
-
-
 class TrainingService:
     def __init__(
         self,
         database: Database,
         registry: RegistryService,
-        plans: Plans,
+        plans: DocumentPlans,
         workshop: Workshop,
         rollouts: RolloutService,
         member: Callable[[], str],

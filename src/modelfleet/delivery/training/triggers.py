@@ -21,8 +21,9 @@ from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
 from modelfleet.core.errors import InvalidInput
 from modelfleet.delivery.training import store
+from modelfleet.delivery.training.documents import DocumentPlans
 from modelfleet.delivery.training.plan import Cause, Plan
-from modelfleet.delivery.training.service import Plans, TrainingService
+from modelfleet.delivery.training.service import TrainingService
 
 log = structlog.get_logger(__name__)
 _BATCH = 1000
@@ -49,7 +50,7 @@ Fired = Callable[[sa.Connection, int], Sequence[Drifted]]
 
 
 class Triggers:
-    def __init__(self, database: Database, plans: Plans, fired: Fired) -> None:
+    def __init__(self, database: Database, plans: DocumentPlans, fired: Fired) -> None:
         self._database = database
         self._plans = plans
         self._fired = fired
