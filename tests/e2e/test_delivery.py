@@ -97,12 +97,18 @@ def register(platform: Platform, model: object) -> None:
     platform.client.register(model, EXAMPLE, name="churn", team="e2e", reference=EXAMPLE, wait=True)
 
 
-def test_the_first_version_passes_its_gates_and_serves(platform: Platform, files: Path) -> None:
+@pytest.fixture(scope="module")
+def serving(platform: Platform, files: Path) -> None:
+    """The first version has passed its gates, was approved, and serves."""
     register(platform, Linear())
     apply(platform, files)
     until(platform, "awaiting_approval")
     assert approve_as_another(platform) == 0
     until(platform, "succeeded")
+
+
+@pytest.mark.usefixtures("serving")
+def test_the_first_version_passes_its_gates_and_serves(platform: Platform, files: Path) -> None:
     assert platform.ask("churn", {"inputs": [TENSOR]}).status == 200
     shown = json.loads(platform.run("delivery", "churn", "--json").stdout)
     states = {one["name"]: one["state"] for one in shown["stages"]}
@@ -114,6 +120,7 @@ def test_the_first_version_passes_its_gates_and_serves(platform: Platform, files
 TENSOR = {"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [0.1, 0.2, 0.3]}
 
 
+@pytest.mark.usefixtures("serving")
 def test_a_better_one_needs_gates_a_shadow_a_yes_and_proof(platform: Platform, files: Path) -> None:
     register(platform, Linear())
     changes = platform.run("plan", str(files))
@@ -151,6 +158,7 @@ def approve_as_another(platform: Platform) -> int:
         platform.environment = before
 
 
+@pytest.mark.usefixtures("serving")
 def test_what_fails_a_gate_gets_no_request(platform: Platform, files: Path) -> None:
     register(platform, heavy())
     apply(platform, files)

@@ -91,14 +91,20 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_fleet_from_files_serves_and_a_second_apply_does_nothing(
-    platform: Platform, files: Path
-) -> None:
+@pytest.fixture(scope="module")
+def applied(platform: Platform, files: Path) -> str:
+    """What the first plan said; it was applied."""
     shown = platform.run("plan", str(files))
     assert shown.returncode == 1, shown.stderr
-    assert "3 to create" in shown.stdout
     made = platform.run("apply", str(files), "--yes", "--wait", timeout=240)
     assert made.returncode == 0, made.stdout + made.stderr
+    return shown.stdout
+
+
+def test_a_fleet_from_files_serves_and_a_second_apply_does_nothing(
+    platform: Platform, files: Path, applied: str
+) -> None:
+    assert "3 to create" in applied
     for name in ("base", "upper", "both"):
         eventually(lambda name=name: platform.ask(name, body()).status == 200)
     answer = platform.ask("both", body()).body["outputs"]
@@ -110,11 +116,9 @@ def test_a_fleet_from_files_serves_and_a_second_apply_does_nothing(
     assert (second.returncode, json.loads(second.stdout)) == (0, [])
     standings = json.loads(platform.run("applied", "--json").stdout)
     assert {one["state"] for one in standings} == {"ok"}
-    applied = [one["object"] for one in standings]
-    assert {one["commit"] for one in applied} == {git(files, "rev-parse", "HEAD")}
-    assert [one["resolved"]["version"] for one in applied if one["kind"] == "Model"] == [
-        "1.0.0"
-    ] * 2
+    known = [one["object"] for one in standings]
+    assert {one["commit"] for one in known} == {git(files, "rev-parse", "HEAD")}
+    assert [one["resolved"]["version"] for one in known if one["kind"] == "Model"] == ["1.0.0"] * 2
     edges = json.loads(platform.run("lineage", "show", "model", "base", "--json").stdout)
     assert any(edge["destination"]["name"] == "upper" for edge in edges)
 
@@ -123,6 +127,7 @@ def body() -> dict[str, object]:
     return {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 2], "data": [1.0, 1.0]}]}
 
 
+@pytest.mark.usefixtures("applied")
 def test_new_files_are_a_new_version_that_is_rolled_out(platform: Platform, files: Path) -> None:
     train(files, "base", 3.0)
     shown = platform.run("plan", str(files), "-o", "md")
@@ -138,18 +143,20 @@ def test_new_files_are_a_new_version_that_is_rolled_out(platform: Platform, file
     assert platform.run("plan", str(files)).returncode == 0
 
 
+@pytest.mark.usefixtures("applied")
 def test_a_plan_forecasts_its_proofs_from_the_traffic_there_is(
     platform: Platform, files: Path
 ) -> None:
     with platform.load("base", rows(2), pause=0.005):
         time.sleep(12)
     before = (files / "base.model.yaml").read_text()
+    model = (files / "base.joblib").read_bytes()
     canary = "rollout: {strategy: canary, steps: [{weight: 10%, for: 1m}, {weight: 100%}], "
     canary += "analysis: {errors: {max_increase: 0.2pp}}, on_inconclusive: {after: 1m, do: hold}}"
     write(files, "base", more=canary)
     train(files, "base", 4.0)
     shown = platform.run("plan", str(files), "--json")
-    train(files, "base", 3.0)
+    (files / "base.joblib").write_bytes(model)
     (files / "base.model.yaml").write_text(before)
     [found] = [o for o in json.loads(shown.stdout)["objects"] if o["name"] == "base"]
     assert found["version"]["state"] == "unmade"
@@ -161,6 +168,7 @@ def test_a_plan_forecasts_its_proofs_from_the_traffic_there_is(
     assert found["replicas"] > 0
 
 
+@pytest.mark.usefixtures("applied")
 def test_drift_is_shown_and_export_and_stages(
     platform: Platform, files: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +194,7 @@ def test_drift_is_shown_and_export_and_stages(
     assert back.returncode == 0, back.stdout + back.stderr
 
 
+@pytest.mark.usefixtures("applied")
 def test_a_plan_that_somebody_made_stale_is_refused(
     platform: Platform, files: Path, tmp_path: Path
 ) -> None:
@@ -255,6 +264,7 @@ def many(platform: Platform) -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.usefixtures("applied")
 def test_destroy_takes_prune_and_refuses_what_others_use(platform: Platform, files: Path) -> None:
     shown = platform.run("destroy", "base")
     assert shown.returncode == 1

@@ -90,25 +90,36 @@ def runs(platform: Platform) -> list[dict[str, Any]]:
     return list(found)
 
 
-def over(platform: Platform, state: str, count: int) -> dict[str, Any]:
-    """The newest of so many runs, once it is over."""
+def over(platform: Platform, state: str, **wanted: str) -> dict[str, Any]:
+    """The newest run that has this `id` or `kind` of cause, once it is over."""
 
     def found() -> dict[str, Any] | None:
-        known = runs(platform)
-        if len(known) < count or known[0]["ended_at"] is None:
+        known = [one for one in runs(platform) if wanted.items() <= told(one).items()]
+        if not known or known[0]["ended_at"] is None:
             return None
         assert known[0]["state"] == state, known[0]
         return known[0]
 
+    def told(one: dict[str, Any]) -> dict[str, str]:
+        return {"id": one["id"], "kind": one["cause"]["kind"]}
+
     return eventually(found, 150, 0.5)
 
 
-def test_training_makes_a_version_that_is_rolled_out(platform: Platform, files: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(platform: Platform, files: Path) -> dict[str, Any]:
+    """The first run, started by hand; what it made serves."""
     applied = platform.run("apply", str(files), "--yes")
     assert applied.returncode == 0, applied.stdout + applied.stderr
     done = platform.run("training", "start", "rain", "--wait", "--json", timeout=170)
     assert done.returncode == 0, done.stdout + done.stderr
-    run = json.loads(done.stdout)
+    return dict(json.loads(done.stdout))
+
+
+def test_training_makes_a_version_that_is_rolled_out(
+    platform: Platform, trained: dict[str, Any]
+) -> None:
+    run = trained
     assert (run["state"], run["cause"]["kind"]) == ("promoted", "manual")
     assert "trained on 2000 rows" in platform.run("training", "log", run["id"]).stdout
     version = platform.client.version("rain", run["version"])
@@ -116,10 +127,11 @@ def test_training_makes_a_version_that_is_rolled_out(platform: Platform, files: 
     assert platform.ask("rain", shifted(0.0)(random.Random(1))).status == 200
 
 
+@pytest.mark.usefixtures("trained")
 def test_drift_is_answered_by_a_better_model(platform: Platform, files: Path) -> None:
     """The loop: an alarm, a training run, the canary, promotion; and the alarm is over."""
     with platform.load("rain", shifted(4.0), connections=2, pause=0.01) as load:
-        run = over(platform, "promoted", 2)
+        run = over(platform, "promoted", kind="drift")
         assert run["cause"]["kind"] == "drift"
         assert load.tally.bad == 0, load.tally.trouble
 
@@ -131,6 +143,7 @@ def test_drift_is_answered_by_a_better_model(platform: Platform, files: Path) ->
     assert load.tally.bad == 0, load.tally.trouble
 
 
+@pytest.mark.usefixtures("trained")
 def test_whoever_knows_the_hook_needs_no_key(platform: Platform) -> None:
     path = platform.run("training", "hook", "rain").stdout.strip()
     import urllib.error
@@ -157,6 +170,7 @@ def test_whoever_knows_the_hook_needs_no_key(platform: Platform) -> None:
     assert runs(platform)[0]["state"] == "cancelled"
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_program_that_fails_says_why(platform: Platform, files: Path) -> None:
     (files / "training.py").write_text("def train():\n    raise RuntimeError('no rows today')\n")
     assert platform.run("apply", str(files), "--yes").returncode == 0
@@ -165,6 +179,7 @@ def test_a_program_that_fails_says_why(platform: Platform, files: Path) -> None:
     assert "no rows today" in json.loads(done.stdout)["sentence"]
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_program_outlives_no_control_plane(platform: Platform, files: Path) -> None:
     """Killed hard in the middle, it runs again, and makes its version once."""
     slow = PROGRAM.replace("    model = Log", "    import time; time.sleep(8)\n    model = Log")
@@ -181,6 +196,6 @@ def test_a_program_outlives_no_control_plane(platform: Platform, files: Path) ->
     old = platform.kill("control-plane")
     platform.until_back("control-plane", old)
     with platform.load("rain", shifted(4.0), connections=2, pause=0.01):
-        found = over(platform, "promoted", 5)
+        found = over(platform, "promoted", id=run)
     assert found["starts"] == 1
     assert len(platform.client.versions("rain")) == before + 1
