@@ -385,6 +385,9 @@ class World:
     def tick_at(self, moment_us: int) -> int:
         return 2 * (moment_us // SECOND) + 1
 
+    def latency(self, version: int, before_us: int) -> tuple[int, ...]:
+        return ()
+
     def closed_tick(self) -> int:
         return self.newest
 

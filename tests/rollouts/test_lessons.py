@@ -19,6 +19,7 @@ from modelfleet.rollouts.plan import Bandit, Limits, Preview, Spec, Step, Strate
 from modelfleet.rollouts.windows import Window
 from modelfleet.serving.endpoints import FULL
 from modelfleet.serving.traffic import Sticky
+from modelfleet.telemetry.latency import BUCKETS
 
 DORA = Principal("d", "dora", (Grant(Role.DEPLOYER, "growth"),))
 AMY = Principal("a", "amy", (Grant(Role.APPROVER, "growth"),))
@@ -230,6 +231,17 @@ def test_sagemaker_without_an_alarm_something_is_judged_all_the_same() -> None:
                 errors_max_increase=None, latency_max_ratio=None, predictions_max_distance=None
             )
         )
+
+
+def test_trap_1_busy_clients_that_count_once_are_not_spent_on_a_warm_up(world: World) -> None:
+    """All of them came within two ticks: what is slow must be known before."""
+    spec = replace(FAST, sticky=Sticky("header", "x-user-id"))
+    world.ticks.before = (0,) * 70 + (400, 20) + (0,) * (BUCKETS - 72)
+    rollout = world.start("1.1.0", spec)
+    world.settle(3)
+    world.ticks.closed = [Tick(number, arm(750, 0, 5), arm(750, 0, 5)) for number in (2, 4)]
+    world.settle()
+    assert world.state(rollout) == "succeeded"
 
 
 def test_trap_1_a_sticky_rollout_says_so_and_leaves_no_trace(world: World) -> None:

@@ -215,6 +215,9 @@ class PairTicks:
     def tick_at(self, moment_us: int) -> int:
         return 0
 
+    def latency(self, version: int, before_us: int) -> tuple[int, ...]:
+        return ()
+
     def closed_tick(self) -> int:
         return max((t.number for ticks in self.by_canary.values() for t in ticks), default=0)
 

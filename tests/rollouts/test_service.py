@@ -42,9 +42,13 @@ class Ticks:
     """A collector that the test fills."""
 
     closed: list[Tick] = field(default_factory=list)
+    before: tuple[int, ...] = ()
 
     def tick_at(self, moment_us: int) -> int:
         return 0
+
+    def latency(self, version: int, before_us: int) -> tuple[int, ...]:
+        return self.before
 
     def closed_tick(self) -> int:
         return max((one.number for one in self.closed), default=0)

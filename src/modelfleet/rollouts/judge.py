@@ -233,6 +233,15 @@ def _latency(state: Latency, analysis: Analysis, a: Arm, b: Arm) -> Latency:
     )
 
 
+def know_latency(state: JudgeState, analysis: Analysis, counts: tuple[int, ...]) -> JudgeState:
+    """Take the threshold from what the stable version took before, by latency bucket. Too few
+    requests leave it to the warm-up."""
+    if sum(counts) < max(analysis.min_samples, 1):
+        return state
+    found = quantile_us(np.array(counts, dtype=np.int64), analysis.latency_quantile)
+    return replace(state, latency=replace(state.latency, threshold_us=_nearest_bound(found)))
+
+
 def _nearest_bound(latency_us: float) -> float:
     """A bucket bound, so that what is slower than it can be counted exactly."""
     return float(BOUNDS_US[np.abs(np.log(BOUNDS_US / latency_us)).argmin()])

@@ -11,7 +11,7 @@ from modelfleet.rollouts import contest as contests
 from modelfleet.rollouts import judge, limits
 from modelfleet.rollouts.analysis import Tick
 from modelfleet.rollouts.contest import Reward
-from modelfleet.rollouts.judge import Finding, JudgeState, Verdict
+from modelfleet.rollouts.judge import Finding, JudgeState, Latency, Verdict
 from modelfleet.rollouts.plan import FULL, Kind, Limits, Step
 from modelfleet.rollouts.step import Contest, State
 from modelfleet.rollouts.store import NewEvidence, Notes, Row
@@ -38,6 +38,9 @@ class TickSource(Protocol):
 
     def tick_at(self, moment_us: int) -> int:
         """The number of the tick in which a moment lies."""
+
+    def latency(self, version: int, before_us: int) -> tuple[int, ...]:
+        """Requests by latency bucket in the minutes before a moment."""
 
     def closed_tick(self) -> int:
         """The number of the newest tick that is closed; those up to it don't change any more."""
@@ -101,6 +104,10 @@ def take_in(
         if source is None or row.arms[k].out or not _takes(row, k):
             continue
         first = source.tick_at(row.applied_at)
+        if sticky and states[k].latency == Latency():
+            # Clients that count once are too few to spend some on a warm-up.
+            history = source.latency(stable.index, row.applied_at)
+            states[k] = judge.know_latency(states[k], row.spec.analysis, history)
         after = max(states[k].last_tick, first - 1)
         for tick in source.ticks(stable.index, version.index, after, **_labels(row)):
             if tick.number <= states[k].last_tick:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from modelfleet.rollouts.analysis import Arm, Tick
 from modelfleet.rollouts.sequential import Sums
 from modelfleet.telemetry import views
 from modelfleet.telemetry.evidence import EvidenceReader
+
+_HISTORY_US = 600_000_000
 
 
 class EvidenceTicks:
@@ -21,6 +25,10 @@ class EvidenceTicks:
     def tick_at(self, moment_us: int) -> int:
         """Even numbers count ticks since 1970; the odd one after each takes its late records."""
         return 2 * int(moment_us / self._tick_us) + 1
+
+    def latency(self, version: int, before_us: int) -> tuple[int, ...]:
+        windows = self._evidence.windows(version, before_us - _HISTORY_US, before_us)
+        return tuple(np.sum([one.latency for one in windows], axis=0).tolist()) if windows else ()
 
     def closed_tick(self) -> int:
         return self._evidence.tick_batch([]).closed
