@@ -14,9 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Optional
 
+import msgspec
+
 from modelfleet_worker import binary, log
 from modelfleet_worker.fair import NORMAL, WEIGHTS
-from modelfleet_worker.http import Connection, Request, error_body, presentable
+from modelfleet_worker.http import Connection, error_body, presentable
 from modelfleet_worker.invocations import error_body as scoring_error
 from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
 from modelfleet_worker.oip import BadRequest
@@ -45,6 +47,63 @@ class Refusal(Exception):
         self.status = status
 
 
+class Facts(msgspec.Struct, frozen=True):
+    """What the head of an inference says, for all requests that have it."""
+
+    endpoint: str
+    version: int
+    """index that the gateway chose, 0 if it is not known"""
+    named: Optional[bytes]
+    """the header that says so"""
+    scoring: bool
+    """by MLflow's protocol"""
+    attempt: int
+    timeout_ms: Optional[int]
+    encoding: Optional[bytes]
+    kind: bytes
+    json_size: Optional[bytes]
+    trace_id: bytes
+    flags: int
+    caller: bytes
+    caller_name: str
+    client_id: str
+    key: str
+    weight: float
+    limit: int
+
+    @classmethod
+    def of(
+        cls,
+        headers: dict[bytes, bytes],
+        endpoint: str,
+        version: int,
+        named: Optional[bytes],
+        *,
+        scoring: bool,
+    ) -> Facts:
+        get = headers.get
+        timeout, caller = get(b"x-mf-timeout-ms"), get(b"x-mf-caller", b"")
+        return cls(
+            endpoint=endpoint,
+            version=version,
+            named=named,
+            scoring=scoring,
+            attempt=_integer(get(b"x-envoy-attempt-count"), 1),
+            timeout_ms=None if timeout is None else _integer(timeout, 0),
+            encoding=get(b"content-encoding"),
+            kind=get(b"content-type", b""),
+            json_size=get(binary.HEADER),
+            trace_id=_trace_id(get(b"traceparent")),
+            flags=SHADOW if get(b"x-mf-shadow") == b"1" else 0,
+            caller=caller,
+            caller_name=caller.decode("latin-1"),
+            client_id=get(b"x-mf-client-request-id", b"").decode("latin-1"),
+            key=_key(get(b"x-mf-key"), get(b"x-mf-cookie"), get(b"cookie", b"")),
+            weight=WEIGHTS.get(get(b"x-mf-priority", b"normal"), NORMAL),
+            limit=_integer(get(b"x-mf-concurrency"), 0),
+        )
+
+
 class Books:
     """Where exchanges keep their accounts: control block, segment, and how many are running."""
 
@@ -59,58 +118,40 @@ class Exchange:
     """Implements `lane.Call`. Every path ends in `_close`, exactly once."""
 
     __slots__ = (
-        "_attempt",
         "_body",
         "_books",
         "_chosen",
         "_closed",
         "_connection",
-        "_endpoint",
+        "_facts",
         "_gone",
-        "_headers",
         "_id",
         "_prediction",
         "_prediction_id",
         "_raw",
         "_request_id",
         "_resident",
-        "_scoring",
         "_slot",
         "_started_ns",
         "_time_ns",
         "_version",
-        "caller",
         "deadline",
         "inputs",
-        "limit",
         "rows",
-        "weight",
     )
 
     def __init__(
-        self,
-        books: Books,
-        request: Request,
-        connection: Connection,
-        endpoint: str,
-        version: int,
-        *,
-        scoring: bool = False,
+        self, books: Books, facts: Facts, request_id: bytes, connection: Connection
     ) -> None:
-        """version: the index that the gateway chose, 0 if it is not known. scoring: by MLflow's
-        protocol."""
         self._books = books
         self._connection = connection
-        self._endpoint = endpoint
-        self._version = version
-        self._scoring = scoring
-        self._headers = headers = request.headers
-        self._started_ns = time.perf_counter_ns()
+        self._facts = facts
+        self._version = facts.version
+        self._started_ns = time.monotonic_ns()
         self._time_ns = time.time_ns()
         self._prediction = uuid7_at(self._time_ns)
         self._prediction_id = format_id(self._prediction)
-        self._request_id = headers.get(b"x-request-id", b"").decode("latin-1")
-        self._attempt = _integer(headers.get(b"x-envoy-attempt-count"), 1)
+        self._request_id = request_id
         self._resident: Optional[Resident] = None
         self._id = ""
         self._chosen: Optional[list[int]] = None
@@ -119,7 +160,10 @@ class Exchange:
         self._slot = -1
         self._closed = False
         self._gone = False
+        milliseconds = facts.timeout_ms
         self.deadline: Optional[float] = None
+        if milliseconds is not None:
+            self.deadline = self._started_ns / 1e9 + milliseconds / 1e3
         self.inputs: list[Array] = []
         self.rows = 0
         books.running += 1
@@ -129,7 +173,7 @@ class Exchange:
         self._resident = resident
         self._version = resident.version.index
         resident.used()
-        if self._attempt > 1:
+        if self._facts.attempt > 1:
             self._if_innocent(partial(self._run, resident, body), 0)
         else:
             self._run(resident, body)
@@ -147,7 +191,7 @@ class Exchange:
             return
         self._version = index
         self._body = body
-        if self._attempt > 1:  # loading it may have brought another worker down
+        if self._facts.attempt > 1:  # loading it may have brought another worker down
             self._if_innocent(partial(self._want, residency, index), 0)
         else:
             self._want(residency, index)
@@ -170,7 +214,8 @@ class Exchange:
 
     def _if_innocent(self, proceed: Callable[[], None], looks: int) -> None:
         """Go on with what was tried before, unless it brought down the worker that ran it."""
-        finding = examine(self._books.control, self._books.pool, self._request_id)
+        request_id = self._request_id.decode("latin-1")
+        finding = examine(self._books.control, self._books.pool, request_id)
         if finding is Finding.INNOCENT:
             proceed()
         elif finding is Finding.LEFT_BY_THE_DEAD and looks < LOOKS:
@@ -182,14 +227,13 @@ class Exchange:
     def _run(self, resident: Resident, body: bytes) -> None:
         try:
             self._check_time()
-            encoding = self._headers.get(b"content-encoding")
-            if encoding is not None:
-                body = self._inflated(body, encoding)
-            if self._scoring:
-                kind = self._headers.get(b"content-type", b"")
-                decoded = resident.invocations.decode(body, kind)
+            facts = self._facts
+            if facts.encoding is not None:
+                body = self._inflated(body, facts.encoding)
+            if facts.scoring:
+                decoded = resident.invocations.decode(body, facts.kind)
             else:
-                decoded = resident.decoder.decode(body, self._headers.get(binary.HEADER))
+                decoded = resident.decoder.decode(body, facts.json_size)
             self._id = decoded.id or ""
             self._chosen = decoded.outputs
             self._raw = decoded.raw
@@ -212,10 +256,23 @@ class Exchange:
         """Answer with an error."""
         extra = b"\r\nretry-after: 1" if status == 429 else b""
         reason = presentable(reason)
-        body = scoring_error(status, reason) if self._scoring else error_body(reason)
+        scoring = self._facts.scoring
+        body = scoring_error(status, reason) if scoring else error_body(reason)
         self._close(status, body, [], [], reason, extra)
 
     # lane.Call
+
+    @property
+    def caller(self) -> bytes:
+        return self._facts.caller
+
+    @property
+    def weight(self) -> float:
+        return self._facts.weight
+
+    @property
+    def limit(self) -> int:
+        return self._facts.limit
 
     def started(self) -> None:
         resident = self._resident
@@ -245,22 +302,19 @@ class Exchange:
         self._slot = self._books.control.occupy(self._version, self._request_id, thread)
 
     def _run_inline(self, resident: Resident) -> None:
-        self._occupy(threading.get_ident())
-        begun = time.perf_counter()
+        control, begun = self._books.control, time.monotonic_ns()
+        slot = control.occupy(self._version, self._request_id, threading.get_ident(), begun)
         try:
-            outcome: Outcome = resident.execute(self.inputs, self.rows)
+            outputs = resident.execute(self.inputs, self.rows)
         except BaseException as error:  # noqa: BLE001  # a model may raise SystemExit, too
-            outcome = error
-        finally:
-            self.ended()
-        resident.took(time.perf_counter() - begun)
-        self.answer(outcome)
+            control.release(slot)
+            self._raised(error)
+            return
+        control.release(slot)
+        resident.took(time.monotonic_ns() - begun)
+        self._succeed(outputs)
 
     def _queue(self, resident: Resident) -> None:
-        get = self._headers.get
-        self.caller = get(b"x-mf-caller", b"")
-        self.weight = WEIGHTS.get(get(b"x-mf-priority", b"normal"), NORMAL)
-        self.limit = _integer(get(b"x-mf-concurrency"), 0)
         self._connection.if_lost = self._lost
         resident.lane.submit(self)
 
@@ -272,12 +326,8 @@ class Exchange:
             self._resident.lane.sweep(self.deadline)
 
     def _check_time(self) -> None:
-        timeout = self._headers.get(b"x-mf-timeout-ms")
-        if timeout is not None and self.deadline is None:
-            milliseconds = _integer(timeout, 0)
-            if milliseconds <= 0:
-                raise Refusal(504, "the deadline had passed before the request arrived")
-            self.deadline = time.monotonic() + milliseconds / 1e3
+        if self._facts.timeout_ms == 0:
+            raise Refusal(504, "the deadline had passed before the request arrived")
 
     def _inflated(self, body: bytes, encoding: bytes) -> bytes:
         if encoding == b"identity":
@@ -293,15 +343,16 @@ class Exchange:
         try:
             answer_id = self._id or self._prediction_id
             extra = b""
-            if self._scoring:
+            endpoint = self._facts.endpoint
+            if self._facts.scoring:
                 body = resident.invocations.encode(outputs, self._chosen)
             elif self._raw:
                 body, size = resident.encoder.encode_mixed(
-                    self._endpoint, answer_id, outputs, self._chosen, self._raw
+                    endpoint, answer_id, outputs, self._chosen, self._raw
                 )
                 extra = b"\r\n%s: %d" % (binary.HEADER, size)
             else:
-                body = resident.encoder.encode(self._endpoint, answer_id, outputs, self._chosen)
+                body = resident.encoder.encode(endpoint, answer_id, outputs, self._chosen)
             raw_inputs = [pack(array) for array in self.inputs]
             raw_outputs = [pack(array) for array in outputs]
         except Exception as error:  # noqa: BLE001  # outputs may hold any object
@@ -317,7 +368,7 @@ class Exchange:
                 error,
                 model=resident.version.model,
                 version=resident.version.version,
-                request=self._request_id,
+                request=self._request_id.decode("latin-1"),
                 held_back=resident.throttle.held(),
             )
         self.fail(500, log.describe(error))
@@ -336,27 +387,27 @@ class Exchange:
             return
         self._closed = True
         self._books.running -= 1
-        get = self._headers.get
+        facts = self._facts
         self._books.segments.append(
             encode(
                 Record(
                     self._version,
                     self._prediction,
-                    self._request_id,
-                    _trace_id(get(b"traceparent")),
+                    self._request_id.decode("latin-1"),
+                    facts.trace_id,
                     self._time_ns,
-                    time.perf_counter_ns() - self._started_ns,
+                    time.monotonic_ns() - self._started_ns,
                     status,
-                    self._attempt,
-                    SHADOW if get(b"x-mf-shadow") == b"1" else 0,
+                    facts.attempt,
+                    facts.flags,
                     self.rows,
                     inputs,
                     outputs,
-                    get(b"x-mf-caller", b"").decode("latin-1"),
-                    get(b"x-mf-client-request-id", b"").decode("latin-1"),
-                    self._endpoint,
+                    facts.caller_name,
+                    facts.client_id,
+                    facts.endpoint,
                     error[:200],
-                    _key(get(b"x-mf-key"), get(b"x-mf-cookie"), get(b"cookie", b"")),
+                    facts.key,
                 )
             )
         )
@@ -364,7 +415,7 @@ class Exchange:
         if self._resident is not None:
             headers += self._resident.version_header
         if self._request_id:
-            headers += b"\r\nx-request-id: " + self._request_id.encode("latin-1")
+            headers += b"\r\nx-request-id: " + self._request_id
         raw = status == 200 and bool(self._raw)
         self._connection.respond(status, body, headers + extra, raw=raw)
 

@@ -21,8 +21,12 @@ class Queued(Protocol):
     """caller: who asks; weight: of its priority; rows: how much."""
 
     rows: int
-    caller: bytes
-    weight: float
+
+    @property
+    def caller(self) -> bytes: ...
+
+    @property
+    def weight(self) -> float: ...
 
 
 Item = TypeVar("Item", bound=Queued)

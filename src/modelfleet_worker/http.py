@@ -3,7 +3,8 @@
 One request of a connection is in flight at a time, so that a slow answer is never overtaken by
 the next one; what a client pipelines waits its turn, and reading pauses when too much waits.
 A request that can't be read (broken, too long) becomes a `Request` with a `refusal`, so that it
-is answered in its turn, recorded like any other, and the connection closed after it.
+is answered in its turn, recorded like any other, and the connection closed after it. Heads that
+came before are not parsed again: see `heads`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import httptools
 import msgspec
 
 from modelfleet_worker import log
+from modelfleet_worker.heads import Cut, Head, Heads, cut
 
 MAX_HEAD = 64 * 1024
 MAX_WAITING = 8
@@ -50,13 +52,11 @@ _RAW = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-le
 
 
 class Request(msgspec.Struct):
-    """A whole request. Header names are lower-case; of a repeated header the last one counts."""
+    """A whole request. `head` may be that of others, too."""
 
-    method: bytes
-    target: bytes
-    headers: dict[bytes, bytes]
+    head: Head
+    request_id: bytes
     body: bytes
-    keep_alive: bool
     refusal: Optional[tuple[int, str]] = None
 
 
@@ -66,6 +66,7 @@ class Handler(Protocol):
     max_body: int
     draining: bool
     connections: set[Connection]
+    heads: Heads
 
     def handle(self, request: Request, connection: Connection) -> None: ...
 
@@ -97,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._writable = True
         self._paused = False
         self._deaf = False
-        self._begun_at = 0.0
+        self._begun_at = 0.0  # of the first byte of a request that is not whole
         self._in_head = True
         self._fed = 0  # bytes read since the last whole request, an upper limit of the head
         self._target = b""
@@ -105,6 +106,7 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_size = 0
         self._chunked = 0  # bytes read for a chunked body, its framing and trailers included
+        self._cut: Optional[Cut] = None  # what is being parsed, if it is one whole request
 
     # asyncio
 
@@ -129,6 +131,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        self._cut = None
+        if not self._begun_at and self._was_known(data):
+            return
         if self._in_head:
             self._fed += len(data)
         elif b"transfer-encoding" in self._headers:
@@ -142,6 +147,17 @@ class Connection(asyncio.Protocol):
             self._refuse(431, f"the headers are longer than {MAX_HEAD} bytes")
         elif self._chunked > MAX_HEAD + _FRAMING * self._body_size and not self._deaf:
             self._refuse(431, "the framing and trailers are longer than the body warrants")
+
+    def _was_known(self, data: bytes) -> bool:
+        """Take a whole request whose head came before."""
+        self._cut = found = cut(data)
+        if found is None:
+            return False
+        head = self._handler.heads.find(found)
+        if head is None or len(data) - found.body_at > self._handler.max_body:
+            return False
+        self._take(Request(head, found.request_id, data[found.body_at :]))
+        return True
 
     # httptools
 
@@ -190,19 +206,11 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         parts = self._body
-        request = Request(
-            self._parser.get_method(),
-            self._target,
-            self._headers,
-            parts[0] if len(parts) == 1 else b"".join(parts),
-            self._parser.should_keep_alive(),
-        )
+        head, request_id = self._head(self._parser.get_method(), self._parser.should_keep_alive())
+        if self._cut is not None:
+            self._handler.heads.keep(self._cut, head)
         self._fed = 0
-        self._waiting.append(request)
-        if len(self._waiting) > MAX_WAITING and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-        self._pump()
+        self._take(Request(head, request_id, parts[0] if len(parts) == 1 else b"".join(parts)))
 
     # our own
 
@@ -228,7 +236,9 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if request is None or transport is None:
             return
-        closing = not request.keep_alive or self._handler.draining or request.refusal is not None
+        closing = (
+            not request.head.keep_alive or self._handler.draining or request.refusal is not None
+        )
         tail = b"\r\nconnection: close\r\n\r\n" if closing else b"\r\n\r\n"
         size = b"%d" % len(body)
         if headers:
@@ -247,6 +257,24 @@ class Connection(asyncio.Protocol):
         """Refuse a request that never became whole."""
         if not self._deaf:
             self._refuse(408, "the request did not arrive in time")
+
+    def _head(self, method: bytes, keep_alive: bool) -> tuple[Head, bytes]:
+        headers = self._headers
+        headers.pop(b"content-length", None)
+        request_id = headers.pop(b"x-request-id", b"")
+        return Head(method, self._target, headers, keep_alive), request_id
+
+    def _take(self, request: Request) -> None:
+        """Handle a whole request, or let it wait its turn."""
+        if self._current is None and not self._waiting and self._writable and not self._pumping:
+            self._current = request
+            self._handle(request)
+            return
+        self._waiting.append(request)
+        if len(self._waiting) > MAX_WAITING and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._pump()
 
     def _pump(self) -> None:
         """Hand waiting requests to the handler, one after the other."""
@@ -274,16 +302,9 @@ class Connection(asyncio.Protocol):
         """Answer this in its turn and read nothing more."""
         self._deaf = True
         self._begun_at = 0.0
-        self._waiting.append(
-            Request(
-                b"POST" if self._in_head else self._parser.get_method(),
-                self._target,
-                self._headers,
-                b"",
-                keep_alive=False,
-                refusal=(status, reason),
-            )
-        )
+        method = b"POST" if self._in_head else self._parser.get_method()
+        head, request_id = self._head(method, keep_alive=False)
+        self._waiting.append(Request(head, request_id, b"", (status, reason)))
         self._pump()
 
     def _refuse_body(self) -> None:

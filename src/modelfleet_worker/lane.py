@@ -52,10 +52,16 @@ class Call(Protocol):
     rows: int
     inputs: list[Array]
     deadline: Optional[float]
-    caller: bytes
-    weight: float
-    limit: int
-    """how many calls of the model may be in at a time, this one included; 0 for no limit"""
+
+    @property
+    def caller(self) -> bytes: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def limit(self) -> int:
+        """How many calls of the model may be in at a time, this one included; 0 for no limit."""
 
     def started(self) -> None: ...
 

@@ -196,7 +196,7 @@ class Residency:
         )
         self._loader.start()
         # If loading it ends this process, somebody must know what did.
-        self._slot = self._control.occupy(version.index, "", self._thread())
+        self._slot = self._control.occupy(version.index, b"", self._thread())
         for waiter in self._waiting.get(version.index, ()):
             waiter.begun(self._thread())
         told.set()

@@ -20,7 +20,7 @@ from modelfleet_worker.wire.signature import Array
 
 INLINE_SECONDS = 100e-6
 INLINE_ROWS = 64
-SLOW_SECONDS = 1e-3
+SLOW_NS = 1_000_000
 MAX_STRIKES = 50
 
 
@@ -75,12 +75,12 @@ class Resident:
         """May this request run on the event loop? Never while the lane runs the same model."""
         return self.inline and rows <= INLINE_ROWS and not self.lane.busy
 
-    def took(self, seconds: float) -> None:
+    def took(self, nanoseconds: int) -> None:
         """Note the time of an inline run; a model that became slow moves to its lane for good.
 
         Slow runs must outnumber the others by far: one long pause of the machine proves nothing.
         """
-        if seconds < SLOW_SECONDS:
+        if nanoseconds < SLOW_NS:
             if self._strikes:
                 self._strikes -= 1
             return
@@ -91,5 +91,5 @@ class Resident:
                 "warning",
                 "too slow for the event loop, runs in its own thread now",
                 model=self.version.model,
-                last_us=round(seconds * 1e6),
+                last_us=nanoseconds // 1000,
             )

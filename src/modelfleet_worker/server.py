@@ -13,7 +13,8 @@ from urllib.parse import unquote
 import msgspec
 
 from modelfleet_worker import __version__, binary
-from modelfleet_worker.exchange import Books, Exchange
+from modelfleet_worker.exchange import Books, Exchange, Facts
+from modelfleet_worker.heads import Head, Heads
 from modelfleet_worker.http import Connection, Request, error_body
 from modelfleet_worker.invocations import VERB
 from modelfleet_worker.residency import Residency
@@ -45,20 +46,23 @@ class ModelServer:
         self.draining = False
         self.ready = False
         self.connections: set[Connection] = set()
+        self.heads = Heads()
         self._residency = residency
         self._books = books
-        self._paths: dict[bytes, Path] = {}
 
     def handle(self, request: Request, connection: Connection) -> None:
         """Answer, now or when the model has."""
-        target = request.target
-        if target.startswith(_MODELS):
-            path = self._paths.get(target) or self._path(target)
-            if path is not None and path.verb in _ASKS and request.method == b"POST":
-                self._infer(path, request, connection)
-                return
-        else:
-            path = None
+        head = request.head
+        if head.facts is not None:
+            self._infer(head.facts, request, connection)
+            return
+        path = parse_path(head.target) if head.target.startswith(_MODELS) else None
+        if path is not None and path.verb in _ASKS and head.method == b"POST":
+            facts = self._facts(path, head)
+            if facts.named is not None:  # else it depends on what is resident just now
+                head.facts = facts
+            self._infer(facts, request, connection)
+            return
         if request.refusal is not None:
             connection.respond(request.refusal[0], error_body(request.refusal[1]))
         elif path is not None:
@@ -73,12 +77,19 @@ class ModelServer:
             if connection.half_read_for(now) > HALF_READ_SECONDS:
                 connection.time_out()
 
-    def _infer(self, path: Path, request: Request, connection: Connection) -> None:
-        header = request.headers.get(b"x-mf-version")
-        index = self._index(path, header)
-        exchange = Exchange(
-            self._books, request, connection, path.endpoint, index, scoring=path.verb == VERB
+    def _facts(self, path: Path, head: Head) -> Facts:
+        header = head.headers.get(b"x-mf-version")
+        return Facts.of(
+            head.headers,
+            path.endpoint,
+            self._index(path, header),
+            header,
+            scoring=path.verb == VERB,
         )
+
+    def _infer(self, facts: Facts, request: Request, connection: Connection) -> None:
+        index = facts.version
+        exchange = Exchange(self._books, facts, request.request_id, connection)
         if request.refusal is not None:
             exchange.fail(*request.refusal)
             return
@@ -87,16 +98,16 @@ class ModelServer:
             exchange.run(resident, request.body)
         elif self._residency.spec(index) is not None:
             exchange.run_when_loaded(self._residency, index, request.body)
-        elif header is not None:
-            exchange.fail(503, f"version {header.decode('latin-1')} is not resident here")
+        elif facts.named is not None:
+            exchange.fail(503, f"version {facts.named.decode('latin-1')} is not resident here")
         else:
-            exchange.fail(404, f"there is no model {path.endpoint!r}")
+            exchange.fail(404, f"there is no model {facts.endpoint!r}")
 
     def _describe(self, path: Path, request: Request, connection: Connection) -> None:
-        if request.method != b"GET" or path.verb in _ASKS:
+        if request.head.method != b"GET" or path.verb in _ASKS:
             connection.respond(405, error_body("metadata is read by GET, inference is POST"))
             return
-        index = self._index(path, request.headers.get(b"x-mf-version"))
+        index = self._index(path, request.head.headers.get(b"x-mf-version"))
         version = self._residency.spec(index)
         ready = version is not None and not self._residency.failure(index)
         if path.verb == "ready":
@@ -119,8 +130,8 @@ class ModelServer:
         connection.respond(200, _metadata(endpoint, version, spec))
 
     def _about_server(self, request: Request, connection: Connection) -> None:
-        target = request.target.partition(b"?")[0].rstrip(b"/")
-        if request.method != b"GET":
+        target = request.head.target.partition(b"?")[0].rstrip(b"/")
+        if request.head.method != b"GET":
             connection.respond(404, error_body("there is nothing to do here"))
         elif target == b"/v2":
             body: dict[str, object] = {
@@ -143,14 +154,6 @@ class ModelServer:
         if header is None:
             return self._residency.by_name(path.endpoint, path.version) or 0
         return version_index(header)
-
-    def _path(self, target: bytes) -> Optional[Path]:
-        path = parse_path(target)
-        if path is not None and len(target) < 256:
-            if len(self._paths) > 4096:
-                self._paths.clear()
-            self._paths[target] = path
-        return path
 
 
 def version_index(header: Optional[bytes]) -> int:

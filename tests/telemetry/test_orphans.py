@@ -26,9 +26,9 @@ block.begin(incarnation)
 block.set_state(State.READY)
 block.add_dropped(3)
 writer = SegmentWriter(segments, "main", 0, incarnation, 1, block)
-block.occupy(1, "r1")
-block.occupy(1, "r2")
-block.release(block.occupy(1, "r3"))
+block.occupy(1, b"r1")
+block.occupy(1, b"r2")
+block.release(block.occupy(1, b"r3"))
 for name in ("r2", "r3"):
     writer.append(encode(Record(1, name.encode() * 8, name, b"", time.time_ns(), 1, 400, 1, 0, 0,
                                 [], [], "", "", "", "")))

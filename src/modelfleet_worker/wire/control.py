@@ -213,14 +213,16 @@ class ControlBlock:
         guilty = [slot for slot in slots if slot.thread == culprit]
         return guilty or slots
 
-    def occupy(self, version: int, request_id: str, thread: int = 0) -> int:
-        """Note that this request is about to run; the slot's number, -1 if all are taken."""
+    def occupy(self, version: int, request_id: bytes, thread: int = 0, now_ns: int = 0) -> int:
+        """Note that this request is about to run; the slot's number, -1 if all are taken.
+        now_ns: monotonic, if the caller has just looked."""
         if not self._free:
             return -1
         number = self._free.pop()
         at = _SLOTS_AT + number * _SLOT_BYTES
-        text = request_id.encode("ascii", "replace")[:_REQUEST_ID_BYTES]
-        _SLOT.pack_into(self._map, at, _BUSY, version, time.monotonic_ns(), text, thread)
+        _SLOT.pack_into(
+            self._map, at, _BUSY, version, now_ns or time.monotonic_ns(), request_id, thread
+        )
         return number
 
     def release(self, number: int) -> None:

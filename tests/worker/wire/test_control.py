@@ -15,7 +15,7 @@ from pathlib import Path
 from modelfleet_worker.wire.control import ControlBlock
 block = ControlBlock.open(Path(sys.argv[1]), writable=True)
 block.begin(7)
-block.occupy(17, "0190-request")
+block.occupy(17, b"0190-request")
 print("begun", flush=True)
 time.sleep(60)
 """
@@ -51,13 +51,13 @@ def test_more_failures_than_fit_are_cut(tmp_path: Path) -> None:
 def test_slots_are_taken_and_freed(tmp_path: Path) -> None:
     block = ControlBlock.create(tmp_path / "c")
     block.begin(0)
-    first = block.occupy(17, "a" * 50)
-    second = block.occupy(18, "b")
+    first = block.occupy(17, b"a" * 50)
+    second = block.occupy(18, b"b")
     block.release(first)
     (slot,) = block.slots()
     assert (slot.number, slot.version, slot.request_id) == (second, 18, "b")
     assert 0 <= slot.age() < 5
-    taken = [block.occupy(1, "x") for _ in range(SLOTS)]
+    taken = [block.occupy(1, b"x") for _ in range(SLOTS)]
     assert taken.count(-1) == 1
     block.release(-1)
     assert len(block.slots()) == SLOTS

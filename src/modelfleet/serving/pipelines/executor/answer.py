@@ -32,7 +32,7 @@ PARTIAL = 206
 """Status in the record of an answer that lacks outputs; the client's is 200."""
 _NOT_PASSED_ON = frozenset(
     b"host connection keep-alive transfer-encoding te trailer upgrade expect accept accept-encoding"
-    b" authorization cookie traceparent x-request-id x-model-version user-agent"
+    b" authorization cookie traceparent x-model-version user-agent"
     b" inference-header-content-length via".split()
 )
 _OWN_PREFIXES = (b"content-", b"x-mf-", b"x-envoy-", b"x-forwarded-", b":", b"proxy-")
@@ -45,7 +45,8 @@ class Answer:
         self, runner: Runner, request: Request, connection: Connection, books: Books
     ) -> None:
         self._runner = runner
-        self._headers = request.headers
+        self._headers = request.head.headers
+        self._request_id = request.request_id
         self._body = request.body
         self._connection = connection
         self._books = books
@@ -164,7 +165,7 @@ class Answer:
         counters.requests += 1
         counters.errors += status >= 500
         attempt = get(b"x-envoy-attempt-count", b"1")
-        request_id = get(b"x-request-id", b"")
+        request_id = self._request_id
         self._books.segments.append(
             encode(
                 Record(

@@ -12,6 +12,7 @@ from modelfleet.serving.pipelines.executor.runner import Runner
 from modelfleet.serving.pipelines.plan import Published
 from modelfleet_worker import log
 from modelfleet_worker.exchange import Books
+from modelfleet_worker.heads import Heads
 from modelfleet_worker.http import Connection, Request, error_body
 from modelfleet_worker.server import HALF_READ_SECONDS, parse_path
 from modelfleet_worker.wire.signature import TensorSpec
@@ -27,6 +28,7 @@ class PipelineServer:
         self.draining = False
         self.ready = False
         self.connections: set[Connection] = set()
+        self.heads = Heads()
         self.runners: dict[str, Runner] = {}
         self._gateway = gateway
         self._books = books
@@ -43,18 +45,19 @@ class PipelineServer:
         if request.refusal is not None:
             connection.respond(request.refusal[0], error_body(request.refusal[1]))
             return
-        path = parse_path(request.target) if request.target.startswith(b"/v2/models/") else None
+        head = request.head
+        path = parse_path(head.target) if head.target.startswith(b"/v2/models/") else None
         if path is None:
             self._about_server(request, connection)
             return
         runner = self.runners.get(path.endpoint)
         if runner is None:
             connection.respond(404, error_body(f"there is no pipeline {path.endpoint!r}"))
-        elif path.verb == "infer" and request.method == b"POST":
+        elif path.verb == "infer" and head.method == b"POST":
             task = asyncio.create_task(self._infer(runner, request, connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif request.method != b"GET" or path.verb == "infer":
+        elif head.method != b"GET" or path.verb == "infer":
             connection.respond(405, error_body("metadata is read by GET, inference is POST"))
         elif path.verb == "ready":
             connection.respond(200, _encode({"name": path.endpoint, "ready": True}))
@@ -68,7 +71,7 @@ class PipelineServer:
                 connection.time_out()
 
     def _about_server(self, request: Request, connection: Connection) -> None:
-        target = request.target.partition(b"?")[0]
+        target = request.head.target.partition(b"?")[0]
         if target == b"/v2/health/ready":
             ready = self.ready and not self.draining
             connection.respond(200 if ready else 503, _encode({"live": True, "ready": ready}))
