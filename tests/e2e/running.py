@@ -179,8 +179,16 @@ class Platform:
                 connection.sock = asking
                 connection.request("GET", "/clusters")
                 said = connection.getresponse().read().decode()
-            lines = [line for line in said.splitlines() if line.startswith(f"pool-{pool}::")]
-            return sum(line.endswith("::health_flags::healthy") for line in lines) == healthy
+            well = [
+                sum(
+                    line.endswith("::health_flags::healthy")
+                    for line in said.splitlines()
+                    if start in line
+                )
+                for start in (f"pool-{pool}::", f"pool-{pool}-near::")
+                if start in said
+            ]
+            return bool(well) and all(count == healthy for count in well)
 
         eventually(counted)
 

@@ -17,6 +17,7 @@ from modelfleet.identity import IdentityService
 from modelfleet.registry import BundleStore, Placement, RegistryService, Variant, Version
 from modelfleet.rollouts.store import Row
 from modelfleet.serving import pools, routing
+from modelfleet.serving.compile import Conversion
 from modelfleet.serving.endpoints import Endpoint, EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
 from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
@@ -25,6 +26,8 @@ from modelfleet.serving.quarantine import QuarantineService
 from modelfleet.serving.tuning import OWN, Choice, TuningService
 
 log = structlog.get_logger(__name__)
+LIGHT_US, LIGHT_64_US = 20.0, 200.0
+"""A model that takes no longer for one row, and for 64, is light (see `gateway.Target`)."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +149,15 @@ class TrafficController:
             batch_rows=choice.batch_rows,
             inline=choice.inline,
         )
-        alone = _alone(version, placement)
+        alone, light = _alone(version, placement), _is_light(variant, choice)
         if variant.environment_digest is None:
-            return pools.Demand(spec, None, str(self._rooms.own_python), promoted, alone)
+            return pools.Demand(spec, None, str(self._rooms.own_python), promoted, alone, light)
         python = self._layout.environment(variant.environment_digest) / "bin" / "python"
         if not python.exists():
             environment = self._rooms.registry.get_environment(variant.environment_digest)
             self._rooms.environments.python(environment)
-        return pools.Demand(spec, variant.environment_digest, str(python), promoted, alone)
+        digest = variant.environment_digest
+        return pools.Demand(spec, digest, str(python), promoted, alone, light)
 
     def _variant(self, version: Version) -> Variant:
         """A version's serving variant never changes once it is ready."""
@@ -184,6 +188,7 @@ class TrafficController:
             sockets,
             self._rooms.identity.revoked(),
             self._config,
+            light={demand.version.index for demand in demands if demand.light},
             pins=pipelines.pins,
             others=pipelines.endpoints,
         )
@@ -209,6 +214,21 @@ class TrafficController:
 
 def budget_mb(settings: ServingSettings) -> int:
     return settings.resident_mb or settings.memory_mb * 3 // 4
+
+
+def _is_light(variant: Variant, choice: Choice) -> bool:
+    """Whether one worker runs the model faster than a gateway brings requests, as it was measured
+    when the variant was made."""
+    try:
+        speed = msgspec.convert(variant.evidence, Conversion).speed
+    except msgspec.ValidationError:  # of a variant that was made otherwise
+        return False
+    if speed is None or choice.inline is False or variant.kind != "compiled":
+        return False
+    one, many = speed.compiled_1_us, speed.compiled_64_us
+    if one is None or many is None:
+        return False
+    return one <= LIGHT_US and many <= LIGHT_64_US
 
 
 def _alone(version: Version, placement: Placement) -> str:

@@ -46,6 +46,8 @@ class Demand:
     promoted: bool
     alone: str = ""
     """whom the workers serve, if not anybody: `team:NAME` or `model:NAME`"""
+    light: bool = False
+    """see `gateway.Target`"""
 
     @property
     def home(self) -> str:

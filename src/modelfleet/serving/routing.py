@@ -6,7 +6,7 @@ traffic is resident in all replicas of a pool; until then the endpoint keeps the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modelfleet.registry import Version
@@ -68,11 +68,13 @@ def plan(
     revoked: tuple[str, ...],
     before: GatewayConfig,
     *,
+    light: Container[int] = (),
     pins: Mapping[str, Sequence[str]] | None = None,
     others: Sequence[EndpointRoutes] = (),
 ) -> Plan:
     """`versions` by id; `homes`: the pool where each version (by index) should be.
 
+    light: versions (by index) whose requests stay with one replica.
     pins: ids of versions to be reachable by pin, by endpoint, once they are resident. others:
     routes that are planned elsewhere (pipelines).
 
@@ -86,7 +88,8 @@ def plan(
         routes = _routes(endpoint, versions, homes, residency, routed)
         if routes is not None:
             wanted = [versions[v] for v in (pins or {}).get(endpoint.name, ()) if v in versions]
-            made.append(_with_pins(routes, wanted, homes, residency, routed))
+            routes = _with_pins(routes, wanted, homes, residency, routed)
+            made.append(replace(routes, targets=tuple(_lightened(routes.targets, light))))
             applied[endpoint.id] = endpoint.revision
         elif endpoint.name in known:
             made.append(known[endpoint.name])
@@ -143,6 +146,11 @@ def _routes(
         timeout_ms=policy.timeout_ms or endpoint.timeout_ms,
         per_try_timeout_ms=policy.per_try_timeout_ms,
     )
+
+
+def _lightened(targets: Sequence[Target], light: Container[int]) -> Iterator[Target]:
+    for target in targets:
+        yield replace(target, light=target.version_index in light)
 
 
 def _with_pins(

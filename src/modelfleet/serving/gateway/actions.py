@@ -17,11 +17,15 @@ _FEEDBACK_TIMEOUT = "10s"
 _NEVER = 599
 """a status that nobody answers with"""
 _GRPC_TIMEOUT = "120s"
+_BY_ENDPOINT: dict[str, object] = {"header": {"header_name": ":path"}}
+"""which replica of a pool a light model is kept at"""
 
 
 def pinned(endpoint: EndpointRoutes, target: Target) -> dict[str, object]:
     """One version: the client asked for it, a rule says so, or there is no other."""
-    action = {"cluster": name_of(target.pool), **_patience(endpoint)}
+    action: dict[str, object] = {"cluster": _cluster(target), **_patience(endpoint)}
+    if target.light:
+        action["hash_policy"] = [_BY_ENDPOINT]
     return _route(endpoint, action, [_header(VERSION, str(target.version_index), _OVERWRITE)])
 
 
@@ -36,7 +40,7 @@ def weighted(endpoint: EndpointRoutes, *, mirrored: bool) -> dict[str, object]:
         choice: dict[str, object] = {
             "clusters": [
                 {
-                    "name": name_of(target.pool),
+                    "name": _cluster(target),
                     "weight": target.weight,
                     "request_headers_to_add": [
                         _header(VERSION, str(target.version_index), _OVERWRITE)
@@ -49,10 +53,16 @@ def weighted(endpoint: EndpointRoutes, *, mirrored: bool) -> dict[str, object]:
         if endpoint.sticky:
             choice["use_hash_policy"] = True
             action["hash_policy"] = [_hash(endpoint.sticky)]
+        elif any(target.light for target in live):
+            action["hash_policy"] = [_BY_ENDPOINT]
         found = _route(endpoint, action, [])
     if mirrored:
         action["request_mirror_policies"] = [_mirror(shadow) for shadow in endpoint.shadows]
     return found
+
+
+def _cluster(target: Target) -> str:
+    return name_of(target.pool, near=target.light)
 
 
 def rule_headers(rule: Rule) -> dict[str, object]:

@@ -1,4 +1,9 @@
-"""Clusters: one per pool, never per model; settings that reached zero failed requests.
+"""Clusters: one or two per pool, never per model; settings that reached zero failed requests.
+
+Requests of a pool go to the replica that has the least to do. Those for light models have a second
+cluster with the same replicas, in which an endpoint stays with one of them while that one has no
+more than nine tenths of what the pool has in hand: waking two processes in turns costs more than
+the model. A replica that is slow or hangs is thereby left, too.
 
 Endpoints stand inside the cluster (`STATIC`), because every endpoint file of its own would take
 one of the few inotify instances that a user has.
@@ -10,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelfleet.serving.gateway import tls
-from modelfleet.serving.gateway.config import PoolAddress, host_and_port
+from modelfleet.serving.gateway.config import GatewayConfig, PoolAddress, host_and_port
 from modelfleet.serving.gateway.overload import BUFFER_BYTES
 
 CONTROL_PLANE = "control-plane"
@@ -24,8 +29,42 @@ def render(version: str, clusters: Sequence[dict[str, object]]) -> dict[str, obj
     return {"version_info": version, "resources": [{"@type": _CLUSTER, **c} for c in clusters]}
 
 
-def name_of(pool: str) -> str:
-    return f"pool-{pool}"
+_NEAR_PERCENT = 90
+
+
+def name_of(pool: str, *, near: bool = False) -> str:
+    return f"pool-{pool}-near" if near else f"pool-{pool}"
+
+
+def of(config: GatewayConfig, folder: Path) -> list[dict[str, object]]:
+    """All clusters that the routes of `config` name."""
+    near = {t.pool for one in config.endpoints for t in one.targets if t.light}
+    plain = {t.pool for one in config.endpoints for t in one.targets if not t.light}
+    plain |= {shadow.pool for one in config.endpoints for shadow in one.shadows}
+    found = []
+    for pool in config.pools:
+        if pool.pool in plain:
+            found.append(pool_cluster(pool, folder))
+        if pool.pool in near:
+            found.append(_near(pool, folder))
+    return found
+
+
+def _near(pool: PoolAddress, folder: Path) -> dict[str, object]:
+    """The same for light models."""
+    found = pool_cluster(pool, folder)
+    common, load = found["common_lb_config"], found["load_assignment"]
+    assert isinstance(common, dict)
+    assert isinstance(load, dict)
+    name = name_of(pool.pool, near=True)
+    # in percent of the mean over all replicas
+    most = {"hash_balance_factor": max(_NEAR_PERCENT * len(pool.sockets), 100)}
+    return found | {
+        "name": name,
+        "lb_policy": "RING_HASH",
+        "common_lb_config": common | {"consistent_hashing_lb_config": most},
+        "load_assignment": load | {"cluster_name": name},
+    }
 
 
 def pool_cluster(pool: PoolAddress, folder: Path) -> dict[str, object]:

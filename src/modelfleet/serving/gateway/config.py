@@ -29,6 +29,9 @@ class Target:
     pool: str
     weight: int
     """basis points"""
+    light: bool = False
+    """so quick that the gateway has more work with a request: one replica answers all it can
+    bring, and does it at half the cost when it is awake anyway"""
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,9 @@ def _limits(endpoint: EndpointRoutes) -> tuple[str, ...]:
     return tuple(words)
 
 
+_HEALTHY = "healthy"
+
+
 def health_of(admin_socket: Path) -> dict[str, str] | None:
     """How Envoy finds each worker, by address; None while it doesn't answer."""
     body = admin.get(admin_socket, "/clusters?format=json")
@@ -137,7 +140,9 @@ def health_of(admin_socket: Path) -> dict[str, str] | None:
         if not str(cluster.get("name", "")).startswith(name_of("")):
             continue
         for host in cluster.get("host_statuses", []):
-            found[_address(host["address"])] = _health(host.get("health_status", {}))
+            address, health = _address(host["address"]), _health(host.get("health_status", {}))
+            if found.get(address, _HEALTHY) == _HEALTHY:  # two clusters may know it
+                found[address] = health
     return found
 
 
@@ -153,4 +158,4 @@ def _health(status: Mapping[str, Any]) -> str:
         "failed_active_health_check": "does not answer health checks",
         "failed_outlier_check": "ejected: its connections fail",
     }
-    return "; ".join(words for name, words in troubles.items() if status.get(name)) or "healthy"
+    return "; ".join(words for name, words in troubles.items() if status.get(name)) or _HEALTHY

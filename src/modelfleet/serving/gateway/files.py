@@ -148,7 +148,7 @@ class GatewayFiles:
         version = str(config.revision)
         if any(pool.elsewhere for pool in config.pools):
             self.certificates.publish_client()
-        self._wanted = [clusters.pool_cluster(pool, self._folder) for pool in config.pools]
+        self._wanted = clusters.of(config, self._folder)
         names = {cluster["name"] for cluster in self._wanted}
         leaving = [c for c in self._present() if c["name"] not in names]
         self._publish("cds.json", clusters.render(version, [*self._wanted, *leaving]), version)
