@@ -42,13 +42,14 @@ DEAD_SUFFIX = ".dead"
 _PID, _STATE, _RUNNING, _HEARTBEAT, _REVISION, _DROPPED, _WRITES, _FAILED_COUNT, _ERROR, _FAILED = (
     8, 16, 20, 24, 32, 40, 48, 52, 56, 312,
 )  # fmt: skip
-_SLOTS_AT, _SLOT_BYTES, _REQUEST_ID_BYTES = 4096, 64, 36
+_SLOTS_AT, _SLOT_BYTES = 4096, 64
 _CULPRIT, _CRASH_AT = 568, 12288
 _CRASHED_THREAD = re.compile(rb"Current thread 0x([0-9a-f]+)")
 _U32, _U64, _TWO_U32 = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<II")
 _HEAD = struct.Struct("<8sIIB3xIQQQII")
 _SLOT = struct.Struct("<B3xIQ36sQ")
-_FREE, _BUSY = b"\x00", 1
+_REQUEST, _REQUEST_AT = struct.Struct("<IQ36sQ"), 4
+_FREE, _BUSY = 0, 1
 _FLOCK = struct.Struct("hhqqi4x")
 
 
@@ -220,16 +221,15 @@ class ControlBlock:
             return -1
         number = self._free.pop()
         at = _SLOTS_AT + number * _SLOT_BYTES
-        _SLOT.pack_into(
-            self._map, at, _BUSY, version, now_ns or time.monotonic_ns(), request_id, thread
-        )
+        begun = now_ns or time.monotonic_ns()
+        _REQUEST.pack_into(self._map, at + _REQUEST_AT, version, begun, request_id, thread)
+        self._map[at] = _BUSY  # last: whoever looks meanwhile must not see half of it
         return number
 
     def release(self, number: int) -> None:
         """The request of that slot has been answered."""
         if number >= 0:
-            at = _SLOTS_AT + number * _SLOT_BYTES
-            self._map[at : at + 1] = _FREE
+            self._map[_SLOTS_AT + number * _SLOT_BYTES] = _FREE
             self._free.append(number)
 
     def alive(self) -> bool:

@@ -63,6 +63,40 @@ def test_slots_are_taken_and_freed(tmp_path: Path) -> None:
     assert len(block.slots()) == SLOTS
 
 
+BUSY = """
+import sys
+from pathlib import Path
+from modelfleet_worker.wire.control import ControlBlock
+block = ControlBlock.open(Path(sys.argv[1]), writable=True)
+block.begin(7)
+print("begun", flush=True)
+while True:
+    block.release(block.occupy(17, b"0190-request"))
+"""
+
+
+def test_whoever_looks_meanwhile_sees_whole_slots(tmp_path: Path) -> None:
+    """Half a slot has run since the machine was started: its worker would be taken for hung."""
+    path = tmp_path / "c"
+    ControlBlock.create(path).close()
+    owner = subprocess.Popen([sys.executable, "-c", BUSY, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"begun\n"
+        seen = 0
+        with ControlBlock.open(path) as block:
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                for slot in block.slots():
+                    seen += 1
+                    assert (slot.version, slot.request_id) == (17, "0190-request")
+                    assert slot.age() < 5
+        assert seen
+    finally:
+        owner.kill()
+        owner.wait()
+
+
 def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"x")
     with pytest.raises(ValueError, match="not a control block"):
