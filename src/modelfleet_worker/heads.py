@@ -19,6 +19,7 @@ _END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length: "
 _ID = b"\r\nx-request-id: "
 _LENGTH_AT, _ID_AT, _ID_SIZE = len(_LENGTH), len(_ID), 36
+_DIGITS = 15
 _UUID = re.compile(rb"[0-9a-f-]{36}")
 _OTHERWISE = frozenset(
     b"transfer-encoding expect traceparent x-mf-client-request-id x-mf-key x-mf-cookie".split()
@@ -78,6 +79,7 @@ def cut(data: bytes) -> Optional[Cut]:
     request_id = data[ident + _ID_AT : after]
     if (
         not digits.isdigit()
+        or len(digits) > _DIGITS
         or int(digits) != len(data) - end - 4
         or data[after : after + 2] != b"\r\n"
         or _UUID.fullmatch(request_id) is None

@@ -31,6 +31,7 @@ from modelfleet_worker.wire.segment import Record, SegmentReader
 from modelfleet_worker.wire.signature import Array, Signature, infer
 from modelfleet_worker.wire.spec import BundleSpec, example_of
 
+sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside the tests
 SOURCE = Path(bundle.__file__).parents[2]
 FEATURES = {"x": ["a", "b", "c", "d"]}
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
-import socket
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from raw_http import Wire, value
 
 ROW = [1.0, 2.0, 3.0, 4.0]
 HEAD = b"POST /v2/models/linear/infer HTTP/1.1\r\nhost: w\r\nx-mf-version: 17\r\n"
@@ -30,35 +29,6 @@ def body(request_of: Callable[..., bytes]) -> bytes:
     return request_of([ROW])
 
 
-class Wire:
-    """Raw bytes over the worker's socket."""
-
-    def __init__(self, fleet: Any) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(10)
-        self.sock.connect(str(fleet.socket()))
-        self.file = self.sock.makefile("rb")
-
-    def send(self, content: bytes) -> None:
-        self.sock.sendall(content)
-
-    def answer(self) -> tuple[int, dict[bytes, bytes], Any]:
-        status = int(self.file.readline().split()[1])
-        headers: dict[bytes, bytes] = {}
-        while (line := self.file.readline().strip()) != b"":
-            name, _, value = line.partition(b": ")
-            headers[name] = value
-        content = self.file.read(int(headers[b"content-length"]))
-        return status, headers, json.loads(content)
-
-    def closed(self) -> bool:
-        return self.file.read() == b""
-
-    def close(self) -> None:
-        self.file.close()
-        self.sock.close()
-
-
 @pytest.fixture
 def wire(worker: Any) -> Iterator[Wire]:
     made = Wire(worker)
@@ -68,12 +38,6 @@ def wire(worker: Any) -> Iterator[Wire]:
 
 def sized(body: bytes, head: bytes = HEAD) -> bytes:
     return head + b"content-length: %d\r\n\r\n" % len(body) + body
-
-
-def value(answer: tuple[int, Any, Any]) -> float:
-    status, _, content = answer
-    assert status == 200, content
-    return float(content["outputs"][0]["data"][0])
 
 
 def test_keep_alive_and_pipelining_keep_the_order(wire: Wire, request_of: Any) -> None:

@@ -21,10 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from joserfc import jwt
-from joserfc.jwk import ECKey
 
-from modelfleet.core.claims import AUDIENCE, ISSUER
 from modelfleet.core.keys import SigningKey
 from modelfleet.core.layout import Layout
 from modelfleet.serving.gateway import GatewayFiles, PoolAddress, command
@@ -187,15 +184,6 @@ class Gateway:
             caller, "test", models=models, seconds=600, teams=teams, priority=priority
         )
         return issued[0]
-
-    def old_token(self, *models: str) -> str:
-        """As they were made before keys could be for one action."""
-        key = ECKey.import_key(self.layout.signing_key.read_bytes())
-        now = int(time.time())
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "caller-1", "name": "test", "jti": "old"}
-        claims |= {"iat": now, "exp": now + 600, "models": list(models)}
-        header = {"alg": "ES256", "kid": key.thumbprint()}
-        return jwt.encode(header, claims, key, algorithms=["ES256"])
 
     def connect(self) -> HTTPConnection:
         return HTTPConnection("127.0.0.1", self.port, timeout=20)

@@ -96,14 +96,19 @@ def test_keys_may_be_for_one_action(gateway: Gateway) -> None:
                     assert status == (good if action == scope else 403), (scope, method, path)
 
 
-def test_a_key_from_before_there_were_actions_still_counts(gateway: Gateway) -> None:
+def test_a_revoked_key_counts_no_more_whatever_it_says_of_itself(gateway: Gateway) -> None:
     gateway.start()
-    pool = gateway.pool("p")
-    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
-    assert gateway.ask(INFER, gateway.old_token("m1")).status == 200
-    assert gateway.ask(INFER, gateway.old_token("*")).status == 200
-    assert gateway.ask(INFER, gateway.old_token("m10")).status == 403
-    assert gateway.ask(INFER, gateway.old_token()).status == 403
+    pool, routes = gateway.pool("p"), (EndpointRoutes("m1", (one(),)),)
+    gateway.files.write(GatewayConfig(1, routes, (pool,)))
+    keys = [gateway.token("m1"), gateway.token("*"), gateway.token("m1:infer")]
+    for token, _ in keys:
+        assert gateway.ask(INFER, token).status == 200
+    ids = tuple(key for _, key in keys)
+    gateway.files.write(GatewayConfig(2, routes, (pool,), ids))
+    for token, _ in keys:
+        assert gateway.ask(INFER, token).status == 403
+        assert gateway.ask(INFER, token, headers={"x-mf-key-id": "another"}).status == 403
+    assert gateway.ask(INFER, gateway.token("m1")[0]).status == 200
 
 
 def test_nobody_forges_a_scope(gateway: Gateway) -> None:
@@ -113,13 +118,14 @@ def test_nobody_forges_a_scope(gateway: Gateway) -> None:
     forged = {
         "x-mf-scope": "*",
         "x-mf-named": ",m1,",
+        "x-mf-key-id": "another",
         "x-mf-teams": "risk",
         "x-mf-priority": "high",
     }
-    for token in (gateway.token("m2")[0], gateway.token()[0], gateway.old_token("m2")):
+    for token in (gateway.token("m2")[0], gateway.token()[0]):
         assert gateway.ask(INFER, token, headers=forged).status == 403
     seen = gateway.ask(INFER, gateway.token("m1")[0], headers=forged).seen
-    assert not {"x-mf-scope", "x-mf-named"} & set(seen)
+    assert not {"x-mf-scope", "x-mf-named", "x-mf-key-id"} & set(seen)
     assert "x-mf-teams" not in seen
     assert "x-mf-priority" not in seen  # which is normal
 
@@ -355,6 +361,53 @@ def test_a_pool_that_comes_back_under_its_name_is_waited_for(gateway: Gateway) -
             worker, _ = gateway.worker("b-0")
     assert load.bad == []
     assert set(load.versions) == {"1", "2"}
+
+
+def light(index: int = 17) -> Target:
+    return Target(index, "1.2.0", 3, "p", 10_000, light=True)
+
+
+def test_a_light_model_stays_with_one_replica_and_leaves_one_that_dies(gateway: Gateway) -> None:
+    gateway.start()
+    workers = [gateway.worker(f"p-{n}") for n in range(3)]
+    pool = PoolAddress("p", tuple(path for _, path in workers))
+    names = [f"m{k}" for k in range(1, 13)]
+    routes = tuple(EndpointRoutes(name, (light(),)) for name in names)
+    gateway.files.write(GatewayConfig(1, routes, (pool,)))
+    token, _ = gateway.token("*")
+    homes: dict[str, set[str]] = {}
+    for name in names:
+        for _ in range(5):
+            reply = gateway.ask(f"/v2/models/{name}/infer", token)
+            assert reply.status == 200
+            homes.setdefault(name, set()).add(str(reply.json["worker"]))
+    assert all(len(one) == 1 for one in homes.values())
+    assert len({one for found in homes.values() for one in found}) > 1  # not all with the same
+    (home,) = homes["m1"]
+    with Load(gateway) as load:
+        time.sleep(0.3)
+        number = int(home.removeprefix("p-"))
+        workers[number][0].kill()
+        time.sleep(1.0)
+    assert load.bad == []
+    assert load.good > 50
+
+
+def test_a_light_model_leaves_a_replica_that_hangs(gateway: Gateway) -> None:
+    gateway.start()
+    workers = [gateway.worker(f"p-{n}") for n in range(2)]
+    pool = PoolAddress("p", tuple(path for _, path in workers))
+    routes = (EndpointRoutes("m1", (light(),), per_try_timeout_ms=300),)
+    gateway.files.write(GatewayConfig(1, routes, (pool,)))
+    home = str(gateway.ask(INFER, gateway.token("m1")[0]).json["worker"])
+    process = workers[int(home.removeprefix("p-"))][0]
+    with Load(gateway, clients=8) as load:
+        time.sleep(0.3)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2.0)
+        process.send_signal(signal.SIGCONT)
+    assert load.bad == []
+    assert load.good > 50
 
 
 def healthy(gateway: Gateway, pool: str) -> int:

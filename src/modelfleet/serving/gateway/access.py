@@ -23,10 +23,12 @@ _JWT = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthen
 _RBAC = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 _RBAC_PER_ROUTE = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute"
 _JWT_FILTER = "envoy.filters.http.jwt_authn"
-_PAYLOAD = "jwt"
-SCOPE, NAMES = "x-mf-scope", "x-mf-named"
+SCOPE, NAMES, KEY = "x-mf-scope", "x-mf-named", "x-mf-key-id"
+OURS_ALONE = (SCOPE, NAMES, KEY)
+"""headers that workers don't get"""
 _HEADERS = {
     "x-mf-caller": "sub",
+    KEY: "jti",
     SCOPE: "scope",
     NAMES: "named",
     "x-mf-teams": "teams",
@@ -57,7 +59,6 @@ def _token_filter(jwks: str) -> dict[str, object]:
                 "jwt_cache_config": {"jwt_cache_size": 1000},
                 "clock_skew_seconds": 1,
                 "forward": False,
-                "payload_in_metadata": _PAYLOAD,
                 "claim_to_headers": [
                     {"header_name": header, "claim_name": claim}
                     for header, claim in _HEADERS.items()
@@ -119,17 +120,14 @@ def _by_expression(revoked: Sequence[str]) -> dict[str, object]:
 
 
 def _in_scope() -> cel.Tree:
-    """The last two are for lists of names, and for keys that only have those.
-
-    An error, such as a missing claim, counts as no.
-    """
+    """An error, such as a missing claim, counts as no."""
     request = cel.name("request")
     path = cel.field(request, "url_path")
-    scope = cel.at(cel.field(request, "headers"), cel.text(SCOPE))
+    headers = cel.field(request, "headers")
 
-    def holds(*parts: cel.Tree) -> cel.Tree:
+    def holds(*parts: cel.Tree, among: str = SCOPE) -> cel.Tree:
         entry = cel.joined(cel.text(","), *parts, cel.text(","))
-        return cel.call("contains", entry, target=scope)
+        return cel.call("contains", entry, target=cel.at(headers, cel.text(among)))
 
     endpoint = cel.at(cel.call("split", cel.text("/"), target=path), cel.number(3))
     action = cel.choose(
@@ -141,16 +139,13 @@ def _in_scope() -> cel.Tree:
         ),
         cel.text(":metadata"),
     )
-    metadata = cel.field(cel.name("metadata"), "filter_metadata")
-    payload = cel.at(cel.at(metadata, cel.text(_JWT_FILTER)), cel.text(_PAYLOAD))
-    models = cel.at(payload, cel.text("models"))
     return cel.either(
         holds(endpoint),
         holds(cel.text("*")),
         holds(endpoint, action),
         holds(cel.text("*"), action),
-        cel.call("@in", endpoint, models),
-        cel.call("@in", cel.text("*"), models),
+        holds(endpoint, among=NAMES),
+        cel.call("_==_", cel.at(headers, cel.text(SCOPE)), cel.text(ALL)),
     )
 
 
@@ -159,16 +154,7 @@ def _valid(revoked: Sequence[str], principal: dict[str, object]) -> dict[str, ob
     if not revoked:
         return principal
     pattern = "|".join(re.escape(key) for key in sorted(revoked))
-    of_key = {
-        "sourced_metadata": {
-            "metadata_matcher": {
-                "filter": _JWT_FILTER,
-                "path": [{"key": _PAYLOAD}, {"key": "jti"}],
-                "value": {"string_match": {"safe_regex": {"regex": pattern}}},
-            },
-            "metadata_source": "DYNAMIC",
-        }
-    }
+    of_key = {"header": {"name": KEY, "string_match": {"safe_regex": {"regex": pattern}}}}
     return {"and_ids": {"ids": [principal, {"not_id": of_key}]}}
 
 

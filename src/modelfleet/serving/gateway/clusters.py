@@ -37,13 +37,13 @@ def name_of(pool: str, *, near: bool = False) -> str:
 
 
 def of(config: GatewayConfig, folder: Path) -> list[dict[str, object]]:
-    """All clusters that the routes of `config` name."""
+    """All clusters of the pools, as the routes of `config` name them."""
     near = {t.pool for one in config.endpoints for t in one.targets if t.light}
     plain = {t.pool for one in config.endpoints for t in one.targets if not t.light}
     plain |= {shadow.pool for one in config.endpoints for shadow in one.shadows}
     found = []
     for pool in config.pools:
-        if pool.pool in plain:
+        if pool.pool in plain or pool.pool not in near:
             found.append(pool_cluster(pool, folder))
         if pool.pool in near:
             found.append(_near(pool, folder))

@@ -84,7 +84,7 @@ def _configuration(
         "include_request_attempt_count": True,
         "retry_policy": retries(),
         "request_headers_to_add": defaults(),
-        "request_headers_to_remove": [access.SCOPE, access.NAMES],
+        "request_headers_to_remove": list(access.OURS_ALONE),
         "typed_per_filter_config": access.defaults(config.revoked),
         "matcher": {
             "matcher_list": {"matchers": [to_feedback]},
