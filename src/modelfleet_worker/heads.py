@@ -9,18 +9,16 @@ is new, broken, chunked, in pieces or pipelined goes through the parser.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import msgspec
 
 MAX_KEPT = 4096
 MAX_KEY = 4096
-_END = b"\r\n\r\n"
-_LENGTH = b"\r\ncontent-length: "
-_ID = b"\r\nx-request-id: "
-_LENGTH_AT, _ID_AT, _ID_SIZE = len(_LENGTH), len(_ID), 36
+_ID_SIZE = 36
 _DIGITS = 15
-_UUID = re.compile(rb"[0-9a-f-]{36}")
+_UUID = re.compile(rb"[0-9a-f-]{36}(?:\r\n|\Z)")
+_LINE_ENDS = (b"\r\n", b"")
 _OTHERWISE = frozenset(
     b"transfer-encoding expect traceparent x-mf-client-request-id x-mf-key x-mf-cookie".split()
 )
@@ -39,12 +37,12 @@ class Head(msgspec.Struct):
     """what the handler found out from it"""
 
 
-class Cut(NamedTuple):
-    """One whole request: its head without length and id, the id, and where the body begins."""
+class Cut(msgspec.Struct, frozen=True, gc=False):
+    """One whole request: its head without length and id, the id, and the body."""
 
     key: bytes
     request_id: bytes
-    body_at: int
+    body: bytes
 
 
 class Heads:
@@ -68,21 +66,16 @@ class Heads:
 def cut(data: bytes) -> Optional[Cut]:
     """None unless the bytes look like exactly one request, its length and id as the gateway writes
     them."""
-    end = data.find(_END)
-    length = data.find(_LENGTH, 0, end)
-    ident = data.find(_ID, length + 1, end)
-    if end < 0 or length < 0 or ident < 0:
-        return None
-    stop = data.find(b"\r\n", length + 2, ident + 2)
-    digits = data[length + _LENGTH_AT : stop]
-    after = ident + _ID_AT + _ID_SIZE
-    request_id = data[ident + _ID_AT : after]
+    head, _, body = data.partition(b"\r\n\r\n")
+    before, _, rest = head.partition(b"\r\ncontent-length: ")
+    digits, _, rest = rest.partition(b"\r\n")
+    between, _, last = rest.partition(b"x-request-id: ")
     if (
         not digits.isdigit()
         or len(digits) > _DIGITS
-        or int(digits) != len(data) - end - 4
-        or data[after : after + 2] != b"\r\n"
-        or _UUID.fullmatch(request_id) is None
+        or int(digits) != len(body)
+        or between[-2:] not in _LINE_ENDS
+        or _UUID.match(last) is None
     ):
         return None
-    return Cut(data[:length] + data[stop:ident] + data[after:end], request_id, end + 4)
+    return Cut(b"%b\n%b\n%b" % (before, between, last[_ID_SIZE:]), last[:_ID_SIZE], body)

@@ -154,9 +154,9 @@ class Connection(asyncio.Protocol):
         if found is None:
             return False
         head = self._handler.heads.find(found)
-        if head is None or len(data) - found.body_at > self._handler.max_body:
+        if head is None or len(found.body) > self._handler.max_body:
             return False
-        self._take(Request(head, found.request_id, data[found.body_at :]))
+        self._take(Request(head, found.request_id, found.body))
         return True
 
     # httptools

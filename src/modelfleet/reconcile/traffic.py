@@ -75,10 +75,10 @@ class TrafficController:
         versions = self._versions(endpoints, rollouts, pipelines)
         demands = self._demands(endpoints, rollouts, versions, pipelines)
         before = pools.read_pools(self._layout)
-        acknowledged = self._rooms.gateway.acknowledged() == self._config.revision
+        running = self._rooms.gateway.acknowledged()
         planned = pools.plan(
             demands,
-            routing.held(self._config, acknowledged, before),
+            routing.held(self._config, running == self._config.revision, before),
             before,
             replicas=self._settings.serving.replicas,
             memory_mb=self._settings.serving.memory_mb,
@@ -88,7 +88,7 @@ class TrafficController:
         )
         pools.write_pools(self._layout, before, planned)
         residency = pools.observe(self._layout, planned)
-        self._route(endpoints, versions, demands, residency, planned, pipelines)
+        self._route(endpoints, versions, demands, residency, planned, pipelines, running)
         return residency.failed
 
     def _versions(
@@ -173,7 +173,9 @@ class TrafficController:
         residency: pools.Residency,
         planned: Mapping[str, pools.PoolSpec],
         pipelines: Additions,
+        running: int,
     ) -> None:
+        """running: the revision that the gateway runs."""
         sockets = {
             pool: tuple(
                 str(self._layout.worker_socket(pool, replica)) for replica in range(spec.replicas)
@@ -195,7 +197,6 @@ class TrafficController:
         if plan.config.revision != self._config.revision:
             write_atomically(self._path, msgspec.json.encode(plan.config))
             self._config = plan.config
-        running = self._rooms.gateway.acknowledged()
         if running != self._config.revision:
             try:
                 self._rooms.gateway.write(self._config)

@@ -7,31 +7,16 @@ Layout after RFC 9562, section 5.7 with method 3 of section 6.2: 48 bits of Unix
 from __future__ import annotations
 
 import os
+import struct
 import time
 
-_VERSION = 0x7 << 76
+_VERSION = 0x7 << 12
 _VARIANT = 0x2 << 62
 _RANDOM_MASK = (1 << 62) - 1
-_POOL_BYTES = 4096
-
-
-class _Random:
-    """Random bytes drawn from the system in blocks: one system call for 512 ids."""
-
-    def __init__(self) -> None:
-        self._pool = b""
-        self._next = 0
-
-    def take(self) -> int:
-        start = self._next
-        if start + 8 > len(self._pool):
-            self._pool = os.urandom(_POOL_BYTES)
-            start = 0
-        self._next = start + 8
-        return int.from_bytes(self._pool[start : start + 8], "little") & _RANDOM_MASK
-
-
-_random = _Random()
+_POOL = 512
+_pack = struct.Struct(">QQ").pack
+_drawn: list[int] = []
+"""Random numbers, drawn from the system in blocks: one system call for 512 ids."""
 
 
 def uuid7() -> bytes:
@@ -41,16 +26,16 @@ def uuid7() -> bytes:
 
 def uuid7_at(time_ns: int) -> bytes:
     """A new UUIDv7 of this moment (Unix nanoseconds)."""
-    return uuid7_of(time_ns, _random.take())
+    if not _drawn:
+        _drawn.extend(struct.unpack(f"<{_POOL}Q", os.urandom(8 * _POOL)))
+    return uuid7_of(time_ns, _drawn.pop())
 
 
 def uuid7_of(time_ns: int, random: int) -> bytes:
     """The UUIDv7 of this moment with these 62 random bits (higher ones are cut off)."""
     milliseconds, rest = divmod(time_ns, 1_000_000)
-    fraction = (rest << 12) // 1_000_000
-    low = _VARIANT | (random & _RANDOM_MASK)
-    value = (milliseconds << 80) | _VERSION | (fraction << 64) | low
-    return value.to_bytes(16, "big")
+    high = milliseconds << 16 | _VERSION | (rest << 12) // 1_000_000
+    return _pack(high, _VARIANT | random & _RANDOM_MASK)
 
 
 def format_id(raw: bytes) -> str:
