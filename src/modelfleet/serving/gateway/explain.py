@@ -124,6 +124,12 @@ def _limits(endpoint: EndpointRoutes) -> tuple[str, ...]:
         words.append(f"{limit.requests} requests in {limit.seconds} s for each caller, then 429")
     if endpoint.concurrency is not None:
         words.append(f"{endpoint.concurrency} requests at once in one worker")
+    light = [target.version for target in endpoint.targets if target.light]
+    if light:
+        words.append(
+            f"{', '.join(light)}: so quick that one replica answers it, while that one is well and "
+            "has no more than nine tenths of the pool's requests"
+        )
     return tuple(words)
 
 
