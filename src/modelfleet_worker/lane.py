@@ -37,6 +37,9 @@ Outcome = Union[list[Array], BaseException]
 Run = Callable[[Sequence[Array], int], list[Array]]
 
 
+TOO_LATE = "the model can't answer before the deadline"
+
+
 class Overloaded(Exception):
     """The model has more waiting requests than it can answer in time."""
 
@@ -105,6 +108,10 @@ class Lane:
         """Seconds of a batch of one row, as it is thought to be now."""
         return self._pace.takes(1)
 
+    def is_hopeless(self, deadline: Optional[float], rows: int = 1) -> bool:
+        """Whether a call of so many rows could not have its answer in time."""
+        return bool(self._running) and deadline is not None and self._free_at(rows) > deadline
+
     def submit(self, call: Call) -> None:
         """Run or queue it. Overloaded if it would have to wait beyond its deadline."""
         if self._running:
@@ -112,8 +119,8 @@ class Lane:
                 self._shed(call, f"this endpoint takes {call.limit} requests at a time")
             elif len(self._waiting) >= MAX_QUEUED:
                 self._shed(call, "too many requests are waiting for this model")
-            if call.deadline is not None and self._free_at(call.rows) > call.deadline:
-                raise Overloaded("the model can't answer before the deadline")
+            if self.is_hopeless(call.deadline, call.rows):
+                raise Overloaded(TOO_LATE)
         self._waiting.push(call)
         self._next()
 
