@@ -244,7 +244,7 @@ def test_keys_of_a_rollout_that_ended_are_not_written(home):
     home.add_version(1)
     home.watch(versions=[1], keys={"1": "rollout"})
     collector = home.collector()
-    keys = collector._counting.keys
+    keys = collector._counting.ticks.keys
     keys.visit("rollout", "a", 1, 2, failed=False)
     keys.visit("other", "b", 1, 2, failed=False)
     keys.forget(collector._connection, ["other"])

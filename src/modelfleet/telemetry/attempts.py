@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelfleet.telemetry.dedupe import Deduplicator, Seen
+from modelfleet.telemetry.batches import Batch
+from modelfleet.telemetry.dedupe import Deduplicator, Requests, request_keys
 from modelfleet.telemetry.predictions import PredictionBuffer
 from modelfleet_worker.wire.segment import Record
 
@@ -25,60 +26,69 @@ class Attempts:
     def forget(self) -> None:
         self._dedupe.forget(time.monotonic())
 
-    def remember_sealed(self, requests: Iterable[tuple[str, int, int, Seen]]) -> None:
-        """Requests of recent Parquet files: (request id, version, flags, record)."""
-        for request_id, version, flags, seen in requests:
-            self._dedupe.remember_key(request_id, version, flags, seen)
+    def remember_sealed(self, files: Iterable[Requests]) -> None:
+        """Requests of recent Parquet files."""
+        for requests in files:
+            serial = self._buffer.skip(len(requests.request_ids))
+            self._dedupe.remember(request_keys(requests), serial)
+            self._dedupe.keep(serial, requests)
 
-    def distinct(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    def distinct(self, batch: Batch) -> tuple[Batch, list[Record]]:
         """Records of new requests, and further attempts at requests that were taken earlier.
 
         The new ones must go to `hold` next, in this order: their serials are given out here.
         """
+        keys = request_keys(batch)
+        known = self._dedupe.known(keys)
+        if not known and len(set(keys)) == len(keys):
+            self._dedupe.remember(keys, self._buffer.next_serial)
+            return batch, []
         fresh: dict[int, Record] = {}
         further: list[Record] = []
-        serial = self._buffer.next_serial
-        for record in records:
-            seen = self._dedupe.find(record)
-            if seen is None:
-                self._dedupe.remember(record, serial)
-                fresh[serial] = record
-                serial += 1
-            elif seen.serial not in fresh:
+        for key, record in zip(keys, batch.records, strict=True):
+            earlier = fresh.get(key)
+            if key in known:
                 further.append(record)
-            elif record.attempt > seen.attempt:
-                fresh[seen.serial] = record
-                self._dedupe.remember(record, seen.serial)
-                self._buffer.move_aliases(seen.prediction_id, record.prediction_id)
-                self._alias(seen.prediction_id, record.prediction_id)
+            elif earlier is None:
+                fresh[key] = record
+            elif record.attempt > earlier.attempt:
+                fresh[key] = record
+                self._buffer.move_aliases(earlier.prediction_id, record.prediction_id)
+                self._alias(earlier.prediction_id, record.prediction_id)
             else:
-                self._buffer.add_alias(record.prediction_id, seen.prediction_id)
-                self._alias(record.prediction_id, seen.prediction_id)
-        return list(fresh.values()), further
+                self._buffer.add_alias(record.prediction_id, earlier.prediction_id)
+                self._alias(record.prediction_id, earlier.prediction_id)
+        self._dedupe.remember(list(fresh), self._buffer.next_serial)
+        return Batch(list(fresh.values())), further
 
-    def hold(self, records: Sequence[Record], scores: NDArray[np.float64]) -> None:
-        self._buffer.append(records, scores)
+    def hold(self, batch: Batch, scores: NDArray[np.float64]) -> None:
+        self._dedupe.keep(self._buffer.next_serial, batch)
+        self._buffer.append(batch, scores)
 
     def superseded_by(self, record: Record) -> Record | None:
         """The held record that this further attempt replaces. None if it replaces nothing:
         it is not the latest, or the earlier one is in a Parquet file already."""
-        seen = self._dedupe.find(record)
+        (key,) = request_keys(Batch([record]))
+        seen = self._dedupe.find(key)
         if seen is None or record.attempt <= seen.attempt or not self._buffer.holds(seen.serial):
             return None
         return self._buffer.record(seen.serial)
 
     def supersede(self, record: Record, score: float) -> None:
         """`record` stands for its request from now on."""
-        seen = self._dedupe.find(record)
-        self._dedupe.remember(record, self._buffer.next_serial)
-        self._buffer.append([record], np.array([score]))
+        batch = Batch([record])
+        keys = request_keys(batch)
+        seen = self._dedupe.find(keys[0])
+        self._dedupe.remember(keys, self._buffer.next_serial)
+        self.hold(batch, np.array([score]))
         if seen is not None:
             self._buffer.supersede(seen.serial, seen.prediction_id, record.prediction_id)
             self._alias(seen.prediction_id, record.prediction_id)
 
     def discard(self, record: Record) -> None:
         """The attempt seen before stands for this one too."""
-        seen = self._dedupe.find(record)
+        (key,) = request_keys(Batch([record]))
+        seen = self._dedupe.find(key)
         if seen is None or seen.prediction_id == record.prediction_id:
             return
         self._alias(record.prediction_id, seen.prediction_id)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import uuid
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from modelfleet.telemetry.batches import Batch
 from modelfleet_worker.wire.ids import time_of
 from modelfleet_worker.wire.segment import SHADOW, Record
 
@@ -25,6 +25,22 @@ if TYPE_CHECKING:
 
 _HOUR_US = 3_600_000_000
 _ROW_GROUP = 16_384
+_ORDER = ["version_index", "time"]
+_FEW_VALUES = [
+    "version_index",
+    "endpoint",
+    "status",
+    "attempt",
+    "shadow",
+    "caller",
+    "client_request_id",
+    "trace_id",
+    "rows",
+    "error",
+]
+"""Columns for which a dictionary pays: trying one on the others takes longer than writing them."""
+_WITHOUT_STATISTICS = {"request_id", "inputs", "outputs"}
+"""Columns whose least and greatest value say nothing."""
 
 
 def schema() -> pa.Schema:
@@ -55,6 +71,13 @@ def schema() -> pa.Schema:
     )
 
 
+def _held_schema(sealed: pa.Schema) -> pa.Schema:
+    """Keys are needed as long as another attempt may come; aliases are known in the end."""
+    import pyarrow as pa
+
+    return sealed.remove(sealed.get_field_index("aliases")).append(pa.field("key", pa.string()))
+
+
 @dataclass(frozen=True)
 class SealedFile:
     """A written file, not yet committed. Times in milliseconds, of the prediction ids."""
@@ -79,6 +102,7 @@ class PredictionBuffer:
 
     def __init__(self) -> None:
         self._schema = schema()
+        self._held = _held_schema(self._schema)
         self._batches: list[_Batch] = []
         self._superseded: set[int] = set()
         self._aliases: dict[bytes, list[bytes]] = {}
@@ -89,23 +113,28 @@ class PredictionBuffer:
     def rows(self) -> int:
         return sum(batch.data.num_rows for batch in self._batches)
 
-    def append(self, records: Sequence[Record], scores: NDArray[np.float64]) -> None:
+    def append(self, batch: Batch, scores: NDArray[np.float64]) -> None:
         """Take records over; the first gets the serial `next_serial`."""
         import pyarrow as pa
 
-        if not records:
+        if not len(batch):
             return
-        ids = [record.prediction_id for record in records]
         data = pa.RecordBatch.from_arrays(
             [
                 pa.array(column, field.type, from_pandas=field.name == "score")
-                for column, field in zip(_columns(records, ids, scores), self._schema, strict=True)
+                for column, field in zip(_columns(batch, scores), self._held, strict=True)
             ],
-            schema=self._schema,
+            schema=self._held,
         )
+        ids = batch.prediction_ids
         self._batches.append(_Batch(self.next_serial, time_of(min(ids)), time_of(max(ids)), data))
-        self.next_serial += len(records)
+        self.next_serial += len(batch)
         self.bytes += data.nbytes
+
+    def skip(self, count: int) -> int:
+        """Give serials to records that were sealed already; returns the first one's."""
+        self.next_serial += count
+        return self.next_serial - count
 
     def holds(self, serial: int) -> bool:
         return bool(self._batches) and serial >= self._batches[0].first_serial
@@ -145,6 +174,7 @@ class PredictionBuffer:
             client_request_id=values["client_request_id"].as_py(),
             endpoint=values["endpoint"].as_py(),
             error=values["error"].as_py(),
+            key=values["key"].as_py(),
         )
 
     def between(self, first_ms: int, last_ms: int) -> pa.Table:
@@ -152,7 +182,7 @@ class PredictionBuffer:
         import pyarrow as pa
 
         found = [b.data for b in self._batches if b.first_ms <= last_ms and b.last_ms >= first_ms]
-        return pa.Table.from_batches(found, schema=self._schema)
+        return pa.Table.from_batches(found, schema=self._held)
 
     def seal(self, folder: Path) -> list[SealedFile]:
         """Write everything held to Parquet, a file per hour. Nothing is forgotten: see `clear`."""
@@ -161,8 +191,8 @@ class PredictionBuffer:
 
         if not self._batches:
             return []
-        table = pa.Table.from_batches([batch.data for batch in self._batches], self._schema)
-        table = self._with_aliases(table)
+        table = pa.Table.from_batches([batch.data for batch in self._batches], self._held)
+        table = self._with_aliases(table.drop_columns(["key"]))
         if self._superseded:
             serials = np.concatenate(
                 [b.first_serial + np.arange(b.data.num_rows) for b in self._batches]
@@ -173,63 +203,76 @@ class PredictionBuffer:
         files = []
         for hour in np.unique(hours).tolist():
             part = table if (hours == hour).all() else table.filter(pa.array(hours == hour))
-            part = part.sort_by([("version_index", "ascending"), ("time", "ascending")])
-            files.append(_write(part, folder, hour))
+            order = pc.sort_indices(part, [(name, "ascending") for name in _ORDER])
+            files.append(_write(part.take(order), folder, hour))
         return files
 
     def _with_aliases(self, table: pa.Table) -> pa.Table:
         import pyarrow as pa
+        import pyarrow.compute as pc
 
-        if not self._aliases:
-            return table
-        ids = table.column("prediction_id").to_pylist()
-        aliases = pa.array([self._aliases.get(one, []) for one in ids], pa.list_(pa.binary(16)))
-        return table.set_column(table.schema.get_field_index("aliases"), "aliases", aliases)
+        ids = table.column("prediction_id")
+        lengths = np.zeros(len(ids), dtype=np.int32)
+        found: list[bytes] = []
+        if self._aliases:
+            wanted = pa.array(self._aliases, pa.binary(16))
+            for place in np.flatnonzero(pc.is_in(ids, value_set=wanted)).tolist():
+                aliases = self._aliases[ids[place].as_py()]
+                lengths[place] = len(aliases)
+                found += aliases
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        column = pa.ListArray.from_arrays(offsets, pa.array(found, pa.binary(16)))
+        return table.append_column(self._schema.field("aliases"), column)
 
     def clear(self) -> None:
         """What was held is committed."""
         self._batches, self._superseded, self._aliases, self.bytes = [], set(), {}, 0
 
 
-def _columns(
-    records: Sequence[Record], ids: list[bytes], scores: NDArray[np.float64]
-) -> list[object]:
+def _columns(batch: Batch, scores: NDArray[np.float64]) -> list[object]:
     return [
-        ids,
-        [record.request_id for record in records],
-        [record.version for record in records],
-        [record.endpoint for record in records],
-        np.fromiter((record.time_ns // 1000 for record in records), np.int64, len(records)),
-        [record.latency_ns for record in records],
-        [record.status for record in records],
-        [record.attempt for record in records],
-        [bool(record.flags & SHADOW) for record in records],
-        [record.caller for record in records],
-        [record.client_request_id for record in records],
-        [record.trace_id for record in records],
-        [record.rows for record in records],
-        [record.inputs for record in records],
-        [record.outputs for record in records],
+        batch.prediction_ids,
+        batch.request_ids,
+        batch.version,
+        batch.endpoints,
+        batch.time_ns // 1000,
+        batch.latency_ns,
+        batch.status,
+        batch.attempt,
+        (np.array(batch.flags) & SHADOW).astype(np.bool_),
+        batch.callers,
+        batch.client_request_ids,
+        batch.trace_ids,
+        batch.rows,
+        batch.inputs,
+        batch.outputs,
         scores,
-        [record.error for record in records],
-        [()] * len(records),
+        batch.errors,
+        batch.keys,
     ]
 
 
 def _write(table: pa.Table, folder: Path, hour: int) -> SealedFile:
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     moment = np.datetime64(hour, "h")
     target = folder / f"day={str(moment)[:10]}" / f"hour={hour % 24:02d}"
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"{uuid.uuid4().hex}.parquet"
-    pq.write_table(table, path, compression="zstd", row_group_size=_ROW_GROUP)
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        row_group_size=_ROW_GROUP,
+        use_dictionary=_FEW_VALUES,
+        write_statistics=[one for one in table.column_names if one not in _WITHOUT_STATISTICS],
+    )
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
-    ids = table.column("prediction_id").to_pylist()
-    return SealedFile(
-        path, table.num_rows, path.stat().st_size, time_of(min(ids)), time_of(max(ids))
-    )
+    ids = pc.min_max(table.column("prediction_id"))
+    first, last = time_of(ids["min"].as_py()), time_of(ids["max"].as_py())
+    return SealedFile(path, table.num_rows, path.stat().st_size, first, last)
 
 
 def remove_uncommitted(folder: Path, committed: set[str]) -> int:

@@ -1,0 +1,143 @@
+"""Judge ticks: what happened to the versions that somebody watches, second by second.
+
+Of a client that sticks to its version, the first request counts: see `keys`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import numpy as np
+
+from modelfleet.telemetry.batches import Batch, Integers, Places, groups
+from modelfleet.telemetry.keys import StickyKeys, Visit
+from modelfleet.telemetry.layouts import Versions
+from modelfleet.telemetry.open_states import OpenStates
+from modelfleet.telemetry.tallies import Scores, add_scores, operations
+from modelfleet.telemetry.watch import Watch
+from modelfleet_worker.wire.segment import SHADOW, Record
+
+TickKey = tuple[int, int]
+"""Version index and number of the tick."""
+
+
+class Ticks:
+    """All open ticks."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, versions: Versions, *, tick_ns: int, closed: int
+    ) -> None:
+        self._versions = versions
+        self.tick_ns = tick_ns
+        self.closed = closed
+        """The judge may read up to this tick. Records of it or before come too late for it."""
+        self.keys = StickyKeys(connection)
+        self._states = OpenStates[TickKey](
+            connection,
+            "SELECT state FROM tick WHERE version_index = ? AND number = ?",
+            lambda key: key,
+        )
+
+    def number(self, time_ns: int) -> int:
+        """Even for a tick in time, odd for what came too late: the tick after the last closed."""
+        tick = time_ns // self.tick_ns
+        return 2 * tick if tick > self.closed else 2 * self.closed + 1
+
+    def add(self, batch: Batch, scores: Scores, watch: Watch, *, undo: bool = False) -> None:
+        """Count those that are watched. scores: of the first rows. undo: take them away again."""
+        watched = list(watch.watched())
+        if not watched:
+            return
+        places = np.flatnonzero(np.isin(batch.version, watched) & batch.served())
+        tick = batch.time_ns // self.tick_ns
+        numbers = np.where(tick > self.closed, 2 * tick, 2 * self.closed + 1)
+        failures: list[TickKey] = []
+        if watch.keys:
+            places, failures = self._visit(batch, places, numbers, watch)
+        for members in groups(places, batch.version, numbers):
+            key = batch.versions[members[0]], int(numbers[members[0]])
+            self._add(key, batch, members, scores, watch, undo=undo)
+        for key in failures:
+            self._states.known(key).errors += 1
+
+    def _add(
+        self,
+        key: TickKey,
+        batch: Batch,
+        places: Places,
+        scores: Scores,
+        watch: Watch,
+        *,
+        undo: bool,
+    ) -> None:
+        edges = self._versions.get(watch.edges_of(key[0])).profile
+        bins = edges.score if edges is not None else None
+        sizes = (bins.bins if bins is not None else 0,)
+        added = operations(batch, places, sizes)
+        found = scores[places]
+        add_scores(added, found)
+        if bins is not None:
+            added.score[:] = bins.count(found[~np.isnan(found)])
+        state = self._states.change(key, sizes)
+        if undo:
+            added = added.negated()
+        if state.sizes == sizes:
+            state.merge(added)
+        else:  # the edges changed within this tick
+            state.add_operations(added)
+
+    def _visit(
+        self, batch: Batch, places: Places, numbers: Integers, watch: Watch
+    ) -> tuple[Places, list[TickKey]]:
+        """Those that count in their tick: of a client that sticks, the first one does; and ticks
+        with a further failure."""
+        counted: list[int] = []
+        failures: list[TickKey] = []
+        for place in places.tolist():
+            record = batch.records[place]
+            visit = Visit.FIRST
+            if sticks(record, watch):
+                scope, key = watch.keys[str(record.version)], (record.version, int(numbers[place]))
+                visit = self.keys.visit(scope, record.key, *key, failed=record.status >= 500)
+                if visit is Visit.FAILED:
+                    failures.append(key)
+            if visit is Visit.FIRST:
+                counted.append(place)
+        return np.array(counted, dtype=np.intp), failures
+
+    def replace(
+        self, old: Batch, old_score: Scores, new: Batch, new_score: Scores, watch: Watch
+    ) -> None:
+        """Count `new` instead of `old`, an earlier attempt at the same request.
+
+        A tick that is closed was judged already: it keeps the old one. At a request of a client
+        that sticks, a retry may mend the client's failure, or be the first.
+        """
+        before, after = old.records[0], new.records[0]
+        if before.time_ns // self.tick_ns <= self.closed:
+            return
+        key = (before.version, self.number(before.time_ns))
+        if not sticks(before, watch):
+            self.add(old, old_score, watch, undo=True)
+            self.add(new, new_score, watch)
+        elif not before.status >= 500 > after.status:
+            self.add(new, new_score, watch)
+        elif self.keys.unmark(watch.keys[str(before.version)], before.key, *key):
+            self._states.known(key).errors -= 1
+
+    def save(self, connection: sqlite3.Connection) -> None:
+        """Write what changed; part of the collector's transaction."""
+        self.keys.save(connection)
+        connection.executemany(
+            "INSERT OR REPLACE INTO tick VALUES (?, ?, ?)",
+            [(*key, state.encode()) for key, state in self._states.take_changed()],
+        )
+
+    def forget(self) -> None:
+        """Drop closed ticks from memory."""
+        self._states.forget(lambda key: key[1] <= 2 * self.closed)
+
+
+def sticks(record: Record, watch: Watch) -> bool:
+    """Whether it counts by its client: copies of requests count one by one."""
+    return bool(record.key) and not record.flags & SHADOW and str(record.version) in watch.keys
