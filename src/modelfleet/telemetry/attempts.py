@@ -43,23 +43,30 @@ class Attempts:
         if not known and len(set(keys)) == len(keys):
             self._dedupe.remember(keys, self._buffer.next_serial)
             return batch, []
-        fresh: dict[int, Record] = {}
+        fresh: dict[int, int] = {}
         further: list[Record] = []
-        for key, record in zip(keys, batch.records, strict=True):
-            earlier = fresh.get(key)
+        for place, key in enumerate(keys):
+            earlier = fresh.setdefault(key, place)
             if key in known:
-                further.append(record)
-            elif earlier is None:
-                fresh[key] = record
-            elif record.attempt > earlier.attempt:
-                fresh[key] = record
-                self._buffer.move_aliases(earlier.prediction_id, record.prediction_id)
-                self._alias(earlier.prediction_id, record.prediction_id)
-            else:
-                self._buffer.add_alias(record.prediction_id, earlier.prediction_id)
-                self._alias(record.prediction_id, earlier.prediction_id)
+                further.append(batch.record(place))
+            elif earlier != place:
+                fresh[key] = self._better(batch, earlier, place)
+        for key in known:
+            del fresh[key]
         self._dedupe.remember(list(fresh), self._buffer.next_serial)
-        return Batch(list(fresh.values())), further
+        return batch.take(list(fresh.values())), further
+
+    def _better(self, batch: Batch, earlier: int, later: int) -> int:
+        """Which of two new attempts stands for the other."""
+        if batch.attempt[later] > batch.attempt[earlier]:
+            old, new = batch.prediction_ids[earlier], batch.prediction_ids[later]
+            self._buffer.move_aliases(old, new)
+            self._alias(old, new)
+            return later
+        old, new = batch.prediction_ids[later], batch.prediction_ids[earlier]
+        self._buffer.add_alias(old, new)
+        self._alias(old, new)
+        return earlier
 
     def hold(self, batch: Batch, scores: NDArray[np.float64]) -> None:
         self._dedupe.keep(self._buffer.next_serial, batch)
@@ -68,7 +75,7 @@ class Attempts:
     def superseded_by(self, record: Record) -> Record | None:
         """The held record that this further attempt replaces. None if it replaces nothing:
         it is not the latest, or the earlier one is in a Parquet file already."""
-        (key,) = request_keys(Batch([record]))
+        (key,) = request_keys(Batch.of([record]))
         seen = self._dedupe.find(key)
         if seen is None or record.attempt <= seen.attempt or not self._buffer.holds(seen.serial):
             return None
@@ -76,7 +83,7 @@ class Attempts:
 
     def supersede(self, record: Record, score: float) -> None:
         """`record` stands for its request from now on."""
-        batch = Batch([record])
+        batch = Batch.of([record])
         keys = request_keys(batch)
         seen = self._dedupe.find(keys[0])
         self._dedupe.remember(keys, self._buffer.next_serial)
@@ -87,7 +94,7 @@ class Attempts:
 
     def discard(self, record: Record) -> None:
         """The attempt seen before stands for this one too."""
-        (key,) = request_keys(Batch([record]))
+        (key,) = request_keys(Batch.of([record]))
         seen = self._dedupe.find(key)
         if seen is None or seen.prediction_id == record.prediction_id:
             return

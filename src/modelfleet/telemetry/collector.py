@@ -97,8 +97,8 @@ class Collector:
 
     def _recover(self) -> None:
         """Bring memory back to where the last commit stood."""
-        rows = self._connection.execute("SELECT path FROM file")
-        committed = {str(self._evidence / path) for (path,) in rows}
+        files = self._connection.execute("SELECT path FROM file")
+        committed = {str(self._evidence / path) for (path,) in files}
         remove_uncommitted(self._layout.predictions, committed)
         remove_uncommitted(self._layout.outcomes, committed)
         with transaction(self._connection):
@@ -111,10 +111,10 @@ class Collector:
         self._attempts.remember_sealed(self._lookup.recent_requests(since_ms))
         self._segments.scan()
         self._segments.drop_missing()
-        for records in self._segments.unsealed():
-            self._hold_again(Batch(records))
+        for rows in self._segments.unsealed():
+            self._hold_again(Batch(rows))
         crashes = self._connection.execute("SELECT record FROM crash WHERE sealed = 0")
-        lost = Batch([segment.decode(blob) for (blob,) in crashes])
+        lost = Batch.of(segment.decode(blob) for (blob,) in crashes)
         self._attempts.hold(lost, self._counting.scores(lost))
 
     def _hold_again(self, batch: Batch) -> None:
@@ -128,7 +128,7 @@ class Collector:
             if self._attempts.superseded_by(record) is None:
                 self._attempts.discard(record)
             else:
-                self._attempts.supersede(record, float(self._counting.scores(Batch([record]))[0]))
+                self._attempts.supersede(record, float(self._counting.scores(Batch.of([record]))[0]))
 
     # The loop -------------------------------------------------------------------------------
 
@@ -168,9 +168,9 @@ class Collector:
         crashes = self._crashes(deaths)
         read = 0
         with transaction(self._connection):
-            for records in islice(self._segments.read(), _BLOCKS):
-                self._count(Batch(records), watch)
-                read += len(records)
+            for rows in islice(self._segments.read(), _BLOCKS):
+                self._count(Batch(rows), watch)
+                read += len(rows)
             self._count_crashes(crashes, watch)
             self._behind = not self._segments.exhausted
             if not self._behind:
@@ -199,7 +199,7 @@ class Collector:
         self._attempts.hold(batch, scores)
 
     def _count_crashes(self, crashes: Sequence[tuple[str, Record]], watch: Watch) -> None:
-        self._count_fresh(Batch([record for _, record in crashes]), watch)
+        self._count_fresh(Batch.of(record for _, record in crashes), watch)
         self._connection.executemany(
             "INSERT INTO crash VALUES (?, ?, ?, ?, 0)",
             [

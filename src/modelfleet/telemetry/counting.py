@@ -66,7 +66,7 @@ class Counting:
     def replace(self, old: Record, new: Record, watch: Watch) -> float:
         """Count `new` instead of `old`, an earlier attempt at the same request. Returns its
         score."""
-        before, after = Batch([old]), Batch([new])
+        before, after = Batch.of([old]), Batch.of([new])
         old_score = self._count(before, undo=True)
         new_score = self._count(after, undo=False)
         self.ticks.replace(before, old_score, after, new_score, watch)
@@ -100,7 +100,7 @@ class Counting:
     def _count_of_run(self, batch: Batch, place: int, *, undo: bool) -> float:
         """A batch run has a state of its own: its rows come from another population and at another
         pace than requests, so they must not move windows, ticks and totals of what is served."""
-        record = batch.records[place]
+        record = batch.record(place)
         layout = self._versions.get(record.version)
         added, scores = self._state_of(batch, np.array([place]), layout, undo=undo)
         key = (record.endpoint[len(BATCH_PREFIX) :], record.version)

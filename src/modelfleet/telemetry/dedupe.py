@@ -16,9 +16,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from modelfleet.telemetry.batches import ID_BYTES
 from modelfleet_worker.wire.segment import CRASHED
-
-_ID_BYTES = 16
 
 
 class Seen(NamedTuple):
@@ -45,6 +44,8 @@ class Requests(Protocol):
     def attempt(self) -> NDArray[np.int64]: ...
     @property
     def prediction_ids(self) -> Sequence[bytes]: ...
+    @property
+    def ids(self) -> bytes: ...
 
 
 @dataclass
@@ -65,8 +66,8 @@ class _Stretch:
         chunk = bisect_right(self.firsts, serial) - 1
         ids, attempts = self.chunks[chunk]
         place = serial - self.firsts[chunk]
-        start = place * _ID_BYTES
-        return Seen(int(attempts[place]), ids[start : start + _ID_BYTES], serial)
+        start = place * ID_BYTES
+        return Seen(int(attempts[place]), ids[start : start + ID_BYTES], serial)
 
 
 class Deduplicator:
@@ -99,7 +100,7 @@ class Deduplicator:
     def keep(self, first_serial: int, requests: Requests) -> None:
         """The records from `first_serial` on, before the next `forget`."""
         self._young.firsts.append(first_serial)
-        self._young.chunks.append((b"".join(requests.prediction_ids), requests.attempt))
+        self._young.chunks.append((requests.ids, requests.attempt))
 
 
 def request_keys(requests: Requests) -> list[int]:

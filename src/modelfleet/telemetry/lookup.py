@@ -60,6 +60,10 @@ class SealedRequests:
     attempt: NDArray[np.int64]
     prediction_ids: Sequence[bytes]
 
+    @property
+    def ids(self) -> bytes:
+        return b"".join(self.prediction_ids)
+
 
 class PredictionLookup:
     def __init__(

@@ -76,7 +76,7 @@ class PairJoiner:
             return
         looked_at = np.isin(batch.version, [*stable, *shadows]) & (batch.status == 200)
         for at in np.flatnonzero(looked_at & batch.served()).tolist():
-            record, score = batch.records[at], float(scores[at])
+            record, score = batch.record(at), float(scores[at])
             is_shadow = bool(record.flags & SHADOW)
             pair = (shadows if is_shadow else stable).get(record.version)
             if pair is None or not record.request_id:

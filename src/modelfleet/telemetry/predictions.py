@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from modelfleet.telemetry.batches import Batch
+from modelfleet.telemetry.batches import ID_BYTES, Batch
 from modelfleet_worker.wire.ids import time_of
 from modelfleet_worker.wire.segment import SHADOW, Record
 
@@ -119,15 +119,14 @@ class PredictionBuffer:
 
         if not len(batch):
             return
-        data = pa.RecordBatch.from_arrays(
-            [
-                pa.array(column, field.type, from_pandas=field.name == "score")
-                for column, field in zip(_columns(batch, scores), self._held, strict=True)
-            ],
-            schema=self._held,
-        )
-        ids = batch.prediction_ids
-        self._batches.append(_Batch(self.next_serial, time_of(min(ids)), time_of(max(ids)), data))
+        columns = [
+            pa.array(column, field.type, from_pandas=field.name == "score")
+            for column, field in zip(_columns(batch, scores), list(self._held)[1:], strict=True)
+        ]
+        kind, buffers = pa.binary(ID_BYTES), [None, pa.py_buffer(batch.ids)]
+        ids = pa.Array.from_buffers(kind, len(batch), buffers)
+        data = pa.RecordBatch.from_arrays([ids, *columns], schema=self._held)
+        self._batches.append(_Batch(self.next_serial, *batch.span_ms(), data))
         self.next_serial += len(batch)
         self.bytes += data.nbytes
 
@@ -230,8 +229,8 @@ class PredictionBuffer:
 
 
 def _columns(batch: Batch, scores: NDArray[np.float64]) -> list[object]:
+    """All but the prediction ids."""
     return [
-        batch.prediction_ids,
         batch.request_ids,
         batch.version,
         batch.endpoints,

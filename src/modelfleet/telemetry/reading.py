@@ -7,24 +7,29 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-from modelfleet_worker.wire.segment import Record, SegmentReader, decode
+import msgspec
+from msgspec.structs import astuple
+
+from modelfleet.telemetry.batches import Row
+from modelfleet_worker.wire.segment import SegmentReader, decode
 
 BLOCK_BYTES = 1 << 18
 """What is read and counted at a time: little enough to stay in a core's cache, enough records to
 make up for what a batch of them costs."""
 _HEADER = struct.Struct("<II")
 _HEADER_BYTES = 16
+_decode = msgspec.msgpack.Decoder(Row).decode
 
 
 class BlockReader(SegmentReader):
     """A segment that is read by blocks. What counts as a record, and where reading stops, is said
     by `SegmentReader.read`."""
 
-    def read_block(self, offset: int) -> tuple[list[Record], int, bool]:
+    def read_block(self, offset: int) -> tuple[list[Row], int, bool]:
         """Records from `offset` on, where to go on, and whether these were the last ones."""
         block = self._block_at(offset)
         payloads, used, is_cut = _split(block)
-        return self._records(payloads), offset + used, not (is_cut and payloads)
+        return self._rows(payloads), offset + used, not (is_cut and payloads)
 
     def _block_at(self, offset: int) -> memoryview:
         """A block, or all of the first record if it is longer. It counts until the next call."""
@@ -37,17 +42,17 @@ class BlockReader(SegmentReader):
                 return memoryview(os.pread(self._handle, whole, offset))
         return block
 
-    def _records(self, payloads: Sequence[memoryview]) -> list[Record]:
+    def _rows(self, payloads: Sequence[memoryview]) -> list[Row]:
         try:
-            return list(map(decode, payloads))
-        except ValueError:  # of msgspec, or of text that is no UTF-8
-            return [record for one in payloads for record in self._record(one)]
-
-    def _record(self, payload: memoryview) -> list[Record]:
-        """The record; none if it can't be read."""
-        try:
-            return [decode(payload)]
+            return list(map(_decode, payloads))
         except ValueError:
+            return [row for one in payloads for row in self._row(one)]
+
+    def _row(self, payload: memoryview) -> list[Row]:
+        """One record, also with more or fewer fields than ours; none if it can't be read."""
+        try:
+            return [astuple(decode(payload))]
+        except ValueError:  # of msgspec, or of text that is no UTF-8
             self.skipped += 1
             return []
 

@@ -54,7 +54,7 @@ class Recent:
             newest = places[-KEPT:].tolist()
             version = batch.versions[newest[0]]
             last = self._last.setdefault(version, deque(maxlen=KEPT))
-            last.extend((batch.records[place], float(scores[place])) for place in newest)
+            last.extend((batch.record(place), float(scores[place])) for place in newest)
             self._changed.add(version)
 
     def save(self, connection: sqlite3.Connection) -> None:

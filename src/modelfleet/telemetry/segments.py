@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import astuple
+
+from modelfleet.telemetry.batches import Row
 from modelfleet.telemetry.reading import BlockReader
-from modelfleet_worker.wire.segment import FIRST, Record
+from modelfleet_worker.wire.segment import FIRST
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Segments:
         inode = os.stat(path).st_ino
         self._tails[name] = Tail(name, reader, inode, counted, sealed)
 
-    def read(self) -> Iterator[list[Record]]:
+    def read(self) -> Iterator[list[Row]]:
         """Records since the last read, a block of each segment at a time.
 
         The cursors move with it: whoever reads must count and save, or start anew.
@@ -100,14 +103,14 @@ class Segments:
         for tail in tails:
             tail.exhausted = False
         while tails:
-            records: list[Record] = []
+            rows: list[Row] = []
             for tail in tails:
                 found, end, tail.exhausted = tail.reader.read_block(tail.counted)
-                records += found
+                rows += found
                 if end != tail.counted:
                     tail.counted = end
                     self._moved.add(tail.id)
-            yield records
+            yield rows
             tails = [tail for tail in tails if not tail.exhausted]
 
     @property
@@ -115,13 +118,13 @@ class Segments:
         """Whether the last `read` came to the end of every segment."""
         return all(tail.exhausted for tail in self._tails.values())
 
-    def unsealed(self) -> Iterator[list[Record]]:
+    def unsealed(self) -> Iterator[list[Row]]:
         """Records that were counted but not sealed when the collector last stopped."""
         for tail in self._tails.values():
             offset = tail.sealed
             while offset < tail.counted:
                 found, end = tail.reader.read(offset, 1000)
-                yield [record for at, record in found if at < tail.counted]
+                yield [astuple(record) for at, record in found if at < tail.counted]
                 if end == offset:
                     break
                 offset = end

@@ -94,7 +94,7 @@ class Ticks:
         counted: list[int] = []
         failures: list[TickKey] = []
         for place in places.tolist():
-            record = batch.records[place]
+            record = batch.record(place)
             visit = Visit.FIRST
             if sticks(record, watch):
                 scope, key = watch.keys[str(record.version)], (record.version, int(numbers[place]))
@@ -113,7 +113,7 @@ class Ticks:
         A tick that is closed was judged already: it keeps the old one. At a request of a client
         that sticks, a retry may mend the client's failure, or be the first.
         """
-        before, after = old.records[0], new.records[0]
+        before, after = old.record(0), new.record(0)
         if before.time_ns // self.tick_ns <= self.closed:
             return
         key = (before.version, self.number(before.time_ns))
