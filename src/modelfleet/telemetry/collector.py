@@ -128,7 +128,9 @@ class Collector:
             if self._attempts.superseded_by(record) is None:
                 self._attempts.discard(record)
             else:
-                self._attempts.supersede(record, float(self._counting.scores(Batch.of([record]))[0]))
+                self._attempts.supersede(
+                    record, float(self._counting.scores(Batch.of([record]))[0])
+                )
 
     # The loop -------------------------------------------------------------------------------
 

@@ -91,19 +91,25 @@ class Ticks:
     ) -> tuple[Places, list[TickKey]]:
         """Those that count in their tick: of a client that sticks, the first one does; and ticks
         with a further failure."""
+        scopes = {one: watch.keys.get(str(one)) for one in set(batch.versions)}
+        ticks, failed = numbers.tolist(), (batch.status >= 500).tolist()
         counted: list[int] = []
-        failures: list[TickKey] = []
+        visits: dict[tuple[str, str, int, int, bool], int] = {}
         for place in places.tolist():
-            record = batch.record(place)
-            visit = Visit.FIRST
-            if sticks(record, watch):
-                scope, key = watch.keys[str(record.version)], (record.version, int(numbers[place]))
-                visit = self.keys.visit(scope, record.key, *key, failed=record.status >= 500)
-                if visit is Visit.FAILED:
-                    failures.append(key)
+            version, key = batch.versions[place], batch.keys[place]
+            scope = scopes[version]
+            if scope is None or not key or batch.flags[place] & SHADOW:
+                counted.append(place)
+            else:  # the same once more changes nothing
+                visits.setdefault((scope, key, version, ticks[place], failed[place]), place)
+        failures: list[TickKey] = []
+        for (scope, key, version, tick, is_failure), place in visits.items():
+            visit = self.keys.visit(scope, key, version, tick, failed=is_failure)
             if visit is Visit.FIRST:
                 counted.append(place)
-        return np.array(counted, dtype=np.intp), failures
+            elif visit is Visit.FAILED:
+                failures.append((version, tick))
+        return np.array(sorted(counted), dtype=np.intp), failures
 
     def replace(
         self, old: Batch, old_score: Scores, new: Batch, new_score: Scores, watch: Watch
