@@ -92,6 +92,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def row(self, place: int) -> Row:
+        return self._rows[place]
+
     def record(self, place: int) -> Record:
         return Record(*self._rows[place])
 

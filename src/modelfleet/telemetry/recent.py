@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelfleet.telemetry.batches import Batch, groups
+from modelfleet.telemetry.batches import Batch, Row, groups
 from modelfleet_worker.wire.segment import SHADOW, Record
 
 KEPT = 10
@@ -45,7 +45,7 @@ decode_recent = msgspec.msgpack.Decoder(list[RecentPrediction]).decode
 
 class Recent:
     def __init__(self) -> None:
-        self._last: dict[int, deque[tuple[Record, float]]] = {}
+        self._last: dict[int, deque[tuple[Row, float]]] = {}
         self._changed: set[int] = set()
         self._saved_at: dict[int, float] = {}
 
@@ -54,7 +54,7 @@ class Recent:
             newest = places[-KEPT:].tolist()
             version = batch.versions[newest[0]]
             last = self._last.setdefault(version, deque(maxlen=KEPT))
-            last.extend((batch.record(place), float(scores[place])) for place in newest)
+            last.extend((batch.row(place), float(scores[place])) for place in newest)
             self._changed.add(version)
 
     def save(self, connection: sqlite3.Connection) -> None:
@@ -69,7 +69,8 @@ class Recent:
         self._saved_at.update(dict.fromkeys(due, now))
 
 
-def _of(record: Record, score: float) -> RecentPrediction:
+def _of(row: Row, score: float) -> RecentPrediction:
+    record = Record(*row)
     small = sum(map(len, record.inputs)) + sum(map(len, record.outputs)) <= _MAX_TENSOR_BYTES
     return RecentPrediction(
         record.prediction_id,

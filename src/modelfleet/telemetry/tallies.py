@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +22,13 @@ def operations(batch: Batch, places: Places, sizes: tuple[int, ...]) -> State:
     state = State.empty(sizes)
     state.requests = len(places)
     status = batch.status[places]
-    codes, counts = np.unique_counts(status)
-    state.codes = dict(zip(codes.tolist(), counts.tolist(), strict=True))
-    state.errors = int((status >= 500).sum())
-    taken = latency.bucket(batch.latency_ns[places[status == 200]])
+    answered = status == 200
+    if answered.all():
+        state.codes = {200: len(places)} if len(places) else {}
+    else:
+        state.codes = dict(Counter(status.tolist()))
+        state.errors = int((status >= 500).sum())
+    taken = latency.bucket(batch.latency_ns[places[answered]])
     state.latency[:] = np.bincount(taken, minlength=len(state.latency))
     return state
 
