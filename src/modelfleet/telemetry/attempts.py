@@ -40,8 +40,7 @@ class Attempts:
         """
         keys = request_keys(batch)
         known = self._dedupe.known(keys)
-        if not known and len(set(keys)) == len(keys):
-            self._dedupe.remember(keys, self._buffer.next_serial)
+        if not known and self._dedupe.remember(keys, self._buffer.next_serial):
             return batch, []
         fresh: dict[int, int] = {}
         further: list[Record] = []

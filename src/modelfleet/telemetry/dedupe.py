@@ -92,10 +92,13 @@ class Deduplicator:
         """What stands for this request, if it was seen."""
         return self._young.find(key) or self._old.find(key)
 
-    def remember(self, keys: Sequence[int], first_serial: int) -> None:
-        """Requests whose records have the serials from `first_serial` on: see `keep`."""
-        serials = range(first_serial, first_serial + len(keys))
-        self._young.serials.update(zip(keys, serials, strict=True))
+    def remember(self, keys: Sequence[int], first_serial: int) -> bool:
+        """Requests whose records have the serials from `first_serial` on: see `keep`. Returns
+        whether all of them were new."""
+        known = self._young.serials
+        before = len(known)
+        known.update(zip(keys, range(first_serial, first_serial + len(keys)), strict=True))
+        return len(known) == before + len(keys)
 
     def keep(self, first_serial: int, requests: Requests) -> None:
         """The records from `first_serial` on, before the next `forget`."""

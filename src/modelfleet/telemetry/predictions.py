@@ -128,7 +128,7 @@ class PredictionBuffer:
         data = pa.RecordBatch.from_arrays([ids, *columns], schema=self._held)
         self._batches.append(_Batch(self.next_serial, *batch.span_ms(), data))
         self.next_serial += len(batch)
-        self.bytes += data.nbytes
+        self.bytes += data.get_total_buffer_size()
 
     def skip(self, count: int) -> int:
         """Give serials to records that were sealed already; returns the first one's."""

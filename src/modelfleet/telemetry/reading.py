@@ -31,24 +31,23 @@ class BlockReader(SegmentReader):
         payloads, used, is_cut = _split(block)
         return self._rows(payloads), offset + used, not (is_cut and payloads)
 
-    def _block_at(self, offset: int) -> memoryview:
-        """A block, or all of the first record if it is longer. It counts until the next call."""
-        block = memoryview(self._buffer)[:BLOCK_BYTES]
-        block = block[: os.preadv(self._handle, [block], offset)]
+    def _block_at(self, offset: int) -> bytes:
+        """A block, or all of the first record if it is longer."""
+        block = os.pread(self._handle, BLOCK_BYTES, offset)
         if len(block) >= _HEADER_BYTES:
             length, _ = _HEADER.unpack_from(block)
             whole = _HEADER_BYTES + length
             if len(block) < whole <= self.size - offset:
-                return memoryview(os.pread(self._handle, whole, offset))
+                return os.pread(self._handle, whole, offset)
         return block
 
-    def _rows(self, payloads: Sequence[memoryview]) -> list[Row]:
+    def _rows(self, payloads: Sequence[bytes]) -> list[Row]:
         try:
             return list(map(_decode, payloads))
         except ValueError:
             return [row for one in payloads for row in self._row(one)]
 
-    def _row(self, payload: memoryview) -> list[Row]:
+    def _row(self, payload: bytes) -> list[Row]:
         """One record, also with more or fewer fields than ours; none if it can't be read."""
         try:
             return [astuple(decode(payload))]
@@ -57,9 +56,9 @@ class BlockReader(SegmentReader):
             return []
 
 
-def _split(block: memoryview) -> tuple[list[memoryview], int, bool]:
+def _split(block: bytes) -> tuple[list[bytes], int, bool]:
     """The records' bytes, the place behind them, and whether the block ends amidst the next."""
-    payloads: list[memoryview] = []
+    payloads: list[bytes] = []
     at, size = 0, len(block)
     unpack, crc32, add = _HEADER.unpack_from, zlib.crc32, payloads.append
     while at + _HEADER_BYTES <= size:
