@@ -7,6 +7,7 @@ their rows together with the segments' cursors. Files that nobody committed are 
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelfleet.telemetry.batches import ID_BYTES, Batch
+from modelfleet.telemetry.reading import PAUSE_SECONDS
 from modelfleet_worker.wire.ids import time_of
 from modelfleet_worker.wire.segment import SHADOW, Record
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 _HOUR_US = 3_600_000_000
 _ROW_GROUP = 16_384
-_ORDER = ["version_index", "time"]
 _FEW_VALUES = [
     "version_index",
     "endpoint",
@@ -198,13 +199,14 @@ class PredictionBuffer:
             )
             keep = ~np.isin(serials, np.fromiter(self._superseded, np.int64))
             table = table.filter(pa.array(keep))
-        hours = np.asarray(pc.cast(table.column("time"), pa.int64())) // _HOUR_US
-        files = []
-        for hour in np.unique(hours).tolist():
-            part = table if (hours == hour).all() else table.filter(pa.array(hours == hour))
-            order = pc.sort_indices(part, [(name, "ascending") for name in _ORDER])
-            files.append(_write(part.take(order), folder, hour))
-        return files
+        versions = np.asarray(table.column("version_index"))
+        times = np.asarray(pc.cast(table.column("time"), pa.int64()))
+        order = np.lexsort((times, versions))
+        hours = times[order] // _HOUR_US
+        return [
+            _write(table.take(pa.array(order[hours == hour])), folder, hour)
+            for hour in np.unique(hours).tolist()
+        ]
 
     def _with_aliases(self, table: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -259,14 +261,17 @@ def _write(table: pa.Table, folder: Path, hour: int) -> SealedFile:
     target = folder / f"day={str(moment)[:10]}" / f"hour={hour % 24:02d}"
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"{uuid.uuid4().hex}.parquet"
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         path,
+        table.schema,
         compression="zstd",
-        row_group_size=_ROW_GROUP,
         use_dictionary=_FEW_VALUES,
         write_statistics=[one for one in table.column_names if one not in _WITHOUT_STATISTICS],
-    )
+    ) as writer:
+        for start in range(0, table.num_rows, _ROW_GROUP):
+            if start:
+                time.sleep(PAUSE_SECONDS)
+            writer.write_table(table.slice(start, _ROW_GROUP))
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
     ids = pc.min_max(table.column("prediction_id"))
