@@ -125,13 +125,9 @@ class Collector:
         watch, now = self._watch_file.read(), time.monotonic()
         self._pairs.add(fresh, scores, watch, number=0, now=now, count=False)
         self._attempts.hold(fresh, scores)
-        for record in further:
-            if self._attempts.superseded_by(record) is None:
-                self._attempts.discard(record)
-            else:
-                self._attempts.supersede(
-                    record, float(self._counting.scores(Batch.of([record]))[0])
-                )
+        for attempts in further:
+            found = self._attempts.replacements(attempts)
+            self._attempts.replace(found, self._counting.scores(found.later))
 
     # The loop -------------------------------------------------------------------------------
 
@@ -188,13 +184,10 @@ class Collector:
     def _count(self, batch: Batch, watch: Watch) -> None:
         fresh, further = self._attempts.distinct(batch)
         self._count_fresh(fresh, watch)
-        for record in further:
-            earlier = self._attempts.superseded_by(record)
-            if earlier is None:
-                self._attempts.discard(record)
-            else:
-                score = self._counting.replace(earlier, record, watch)
-                self._attempts.supersede(record, score)
+        for attempts in further:
+            found = self._attempts.replacements(attempts)
+            scores = self._counting.replace(found.earlier, found.later, watch)
+            self._attempts.replace(found, scores)
 
     def _count_fresh(self, batch: Batch, watch: Watch) -> None:
         scores = self._counting.add(batch, watch)

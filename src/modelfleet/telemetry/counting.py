@@ -17,7 +17,7 @@ from modelfleet.telemetry.states import State
 from modelfleet.telemetry.tallies import Scores, everything
 from modelfleet.telemetry.ticks import Ticks
 from modelfleet.telemetry.watch import Watch
-from modelfleet_worker.wire.segment import BATCH_PREFIX, Record
+from modelfleet_worker.wire.segment import BATCH_PREFIX
 
 WindowKey = tuple[int, int, str]
 """Version index, start in microseconds, digest of the layout."""
@@ -63,14 +63,13 @@ class Counting:
         self.ticks.add(batch, scores, watch)
         return scores
 
-    def replace(self, old: Record, new: Record, watch: Watch) -> float:
-        """Count `new` instead of `old`, an earlier attempt at the same request. Returns its
-        score."""
-        before, after = Batch.of([old]), Batch.of([new])
-        old_score = self._count(before, undo=True)
-        new_score = self._count(after, undo=False)
-        self.ticks.replace(before, old_score, after, new_score, watch)
-        return float(new_score[0])
+    def replace(self, old: Batch, new: Batch, watch: Watch) -> Scores:
+        """Count `new` instead of `old`, earlier attempts at the same requests. Returns the scores
+        of the new ones."""
+        old_scores = self._count(old, undo=True)
+        new_scores = self._count(new, undo=False)
+        self.ticks.replace(old, old_scores, new, new_scores, watch)
+        return new_scores
 
     def scores(self, batch: Batch) -> Scores:
         """The score of each record's first row, without counting anything."""

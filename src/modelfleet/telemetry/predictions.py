@@ -10,17 +10,19 @@ import os
 import time
 import uuid
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelfleet.telemetry.batches import ID_BYTES, Batch
+from modelfleet.telemetry.batches import ID_BYTES, Batch, Row
 from modelfleet.telemetry.reading import PAUSE_SECONDS
 from modelfleet_worker.wire.ids import time_of
-from modelfleet_worker.wire.segment import SHADOW, Record
+from modelfleet_worker.wire.segment import SHADOW
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,43 +141,26 @@ class PredictionBuffer:
     def holds(self, serial: int) -> bool:
         return bool(self._batches) and serial >= self._batches[0].first_serial
 
-    def supersede(self, serial: int, old: bytes, new: bytes) -> None:
-        """Drop a held record; prediction `new` stands for `old` and for what `old` stood for."""
-        self._superseded.add(serial)
-        self.move_aliases(old, new)
-
-    def move_aliases(self, old: bytes, new: bytes) -> None:
-        """Prediction `new` stands for `old` and its aliases."""
-        self._aliases[new] = [*self._aliases.pop(old, []), old]
+    def supersede(self, serials: Iterable[int]) -> None:
+        """Drop held records."""
+        self._superseded.update(serials)
 
     def add_alias(self, alias: bytes, prediction: bytes) -> None:
-        self._aliases.setdefault(prediction, []).append(alias)
+        """`prediction` stands for `alias` and for what that stood for."""
+        known = self._aliases.setdefault(prediction, [])
+        known += [*self._aliases.pop(alias, []), alias]
 
-    def record(self, serial: int) -> Record:
-        """A held record, rebuilt."""
-        place = bisect_right([batch.first_serial for batch in self._batches], serial) - 1
-        batch = self._batches[place]
-        row = batch.data.slice(serial - batch.first_serial, 1)
-        values = {name: row.column(name)[0] for name in row.schema.names}
-        return Record(
-            version=values["version_index"].as_py(),
-            prediction_id=values["prediction_id"].as_py(),
-            request_id=values["request_id"].as_py(),
-            trace_id=values["trace_id"].as_py(),
-            time_ns=values["time"].value * 1000,
-            latency_ns=values["latency_ns"].as_py(),
-            status=values["status"].as_py(),
-            attempt=values["attempt"].as_py(),
-            flags=SHADOW if values["shadow"].as_py() else 0,
-            rows=values["rows"].as_py(),
-            inputs=values["inputs"].as_py(),
-            outputs=values["outputs"].as_py(),
-            caller=values["caller"].as_py(),
-            client_request_id=values["client_request_id"].as_py(),
-            endpoint=values["endpoint"].as_py(),
-            error=values["error"].as_py(),
-            key=values["key"].as_py(),
-        )
+    def batch(self, serials: Sequence[int]) -> Batch:
+        """Held records, rebuilt, in the order of these serials."""
+        import pyarrow as pa
+
+        firsts = [batch.first_serial for batch in self._batches]
+        rows: dict[int, Row] = {}
+        for number, some in groupby(sorted(serials), lambda serial: bisect_right(firsts, serial)):
+            held, wanted = self._batches[number - 1], list(some)
+            data = held.data.take(pa.array(np.array(wanted) - held.first_serial))
+            rows.update(zip(wanted, _rows(data), strict=True))
+        return Batch([rows[serial] for serial in serials])
 
     def between(self, first_ms: int, last_ms: int) -> pa.Table:
         """Held predictions whose ids were made in this time, superseded ones included."""
@@ -217,10 +202,10 @@ class PredictionBuffer:
         found: list[bytes] = []
         if self._aliases:
             wanted = pa.array(self._aliases, pa.binary(16))
-            for place in np.flatnonzero(pc.is_in(ids, value_set=wanted)).tolist():
-                aliases = self._aliases[ids[place].as_py()]
-                lengths[place] = len(aliases)
-                found += aliases
+            places = np.flatnonzero(pc.is_in(ids, value_set=wanted))
+            aliases = [self._aliases[one] for one in ids.take(pa.array(places)).to_pylist()]
+            lengths[places] = [len(some) for some in aliases]
+            found = list(chain.from_iterable(aliases))
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         column = pa.ListArray.from_arrays(offsets, pa.array(found, pa.binary(16)))
         return table.append_column(self._schema.field("aliases"), column)
@@ -228,6 +213,38 @@ class PredictionBuffer:
     def clear(self) -> None:
         """What was held is committed."""
         self._batches, self._superseded, self._aliases, self.bytes = [], set(), {}, 0
+
+
+def _rows(data: pa.RecordBatch) -> Iterator[Row]:
+    """What `_columns` made of records, back again."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def column(name: str) -> list[Any]:
+        values: list[Any] = data.column(name).to_pylist()
+        return values
+
+    times: list[int] = pc.cast(data.column("time"), pa.int64()).to_pylist()
+    return zip(
+        column("version_index"),
+        column("prediction_id"),
+        column("request_id"),
+        column("trace_id"),
+        [time_us * 1000 for time_us in times],
+        column("latency_ns"),
+        column("status"),
+        column("attempt"),
+        [SHADOW if shadow else 0 for shadow in column("shadow")],
+        column("rows"),
+        column("inputs"),
+        column("outputs"),
+        column("caller"),
+        column("client_request_id"),
+        column("endpoint"),
+        column("error"),
+        column("key"),
+        strict=True,
+    )
 
 
 def _columns(batch: Batch, scores: NDArray[np.float64]) -> list[object]:

@@ -112,23 +112,30 @@ class Ticks:
         return np.array(sorted(counted), dtype=np.intp), failures
 
     def replace(
-        self, old: Batch, old_score: Scores, new: Batch, new_score: Scores, watch: Watch
+        self, old: Batch, old_scores: Scores, new: Batch, new_scores: Scores, watch: Watch
     ) -> None:
-        """Count `new` instead of `old`, an earlier attempt at the same request.
+        """Count `new` instead of `old`, earlier attempts at the same requests.
 
-        A tick that is closed was judged already: it keeps the old one. At a request of a client
+        A tick that is closed was judged already: it keeps the old ones. At a request of a client
         that sticks, a retry may mend the client's failure, or be the first.
         """
-        before, after = old.record(0), new.record(0)
-        if before.time_ns // self.tick_ns <= self.closed:
-            return
-        key = (before.version, self.number(before.time_ns))
-        if not sticks(before, watch):
-            self.add(old, old_score, watch, undo=True)
-            self.add(new, new_score, watch)
-        elif not before.status >= 500 > after.status:
-            self.add(new, new_score, watch)
-        elif self.keys.unmark(watch.keys[str(before.version)], before.key, *key):
+        undone: list[int] = []
+        added: list[int] = []
+        for place in np.flatnonzero(old.time_ns // self.tick_ns > self.closed).tolist():
+            before = old.record(place)
+            if not sticks(before, watch):
+                undone.append(place)
+                added.append(place)
+            elif before.status >= 500 > new.status[place]:
+                self._mend(before, watch)
+            else:
+                added.append(place)
+        self.add(old.take(undone), old_scores[undone], watch, undo=True)
+        self.add(new.take(added), new_scores[added], watch)
+
+    def _mend(self, failure: Record, watch: Watch) -> None:
+        key = (failure.version, self.number(failure.time_ns))
+        if self.keys.unmark(watch.keys[str(failure.version)], failure.key, *key):
             self._states.known(key).errors -= 1
 
     def save(self, connection: sqlite3.Connection) -> None:
