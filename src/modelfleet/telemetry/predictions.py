@@ -10,75 +10,32 @@ import os
 import time
 import uuid
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelfleet.telemetry.batches import ID_BYTES, Batch, Row
+from modelfleet.telemetry.batches import Batch, Row
+from modelfleet.telemetry.columns import (
+    FEW_VALUES,
+    WITHOUT_STATISTICS,
+    held_schema,
+    schema,
+    to_arrow,
+    to_rows,
+)
 from modelfleet.telemetry.reading import PAUSE_SECONDS
 from modelfleet_worker.wire.ids import time_of
-from modelfleet_worker.wire.segment import SHADOW
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _HOUR_US = 3_600_000_000
 _ROW_GROUP = 16_384
-_FEW_VALUES = [
-    "version_index",
-    "endpoint",
-    "status",
-    "attempt",
-    "shadow",
-    "caller",
-    "client_request_id",
-    "trace_id",
-    "rows",
-    "error",
-]
-"""Columns for which a dictionary pays: trying one on the others takes longer than writing them."""
-_WITHOUT_STATISTICS = {"request_id", "inputs", "outputs"}
-"""Columns whose least and greatest value say nothing."""
-
-
-def schema() -> pa.Schema:
-    """Columns of a prediction file. Tensors are raw bytes in the order of the signature."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("prediction_id", pa.binary(16)),
-            ("request_id", pa.string()),
-            ("version_index", pa.uint32()),
-            ("endpoint", pa.string()),
-            ("time", pa.timestamp("us", tz="UTC")),
-            ("latency_ns", pa.int64()),
-            ("status", pa.int16()),
-            ("attempt", pa.int16()),
-            ("shadow", pa.bool_()),
-            ("caller", pa.string()),
-            ("client_request_id", pa.string()),
-            ("trace_id", pa.binary()),
-            ("rows", pa.int32()),
-            ("inputs", pa.list_(pa.binary())),
-            ("outputs", pa.list_(pa.binary())),
-            ("score", pa.float64()),
-            ("error", pa.string()),
-            ("aliases", pa.list_(pa.binary(16))),
-        ]
-    )
-
-
-def _held_schema(sealed: pa.Schema) -> pa.Schema:
-    """Keys are needed as long as another attempt may come; aliases are known in the end."""
-    import pyarrow as pa
-
-    return sealed.remove(sealed.get_field_index("aliases")).append(pa.field("key", pa.string()))
 
 
 @dataclass(frozen=True)
@@ -105,7 +62,7 @@ class PredictionBuffer:
 
     def __init__(self) -> None:
         self._schema = schema()
-        self._held = _held_schema(self._schema)
+        self._held = held_schema(self._schema)
         self._batches: list[_Batch] = []
         self._superseded: set[int] = set()
         self._aliases: dict[bytes, list[bytes]] = {}
@@ -118,17 +75,9 @@ class PredictionBuffer:
 
     def append(self, batch: Batch, scores: NDArray[np.float64]) -> None:
         """Take records over; the first gets the serial `next_serial`."""
-        import pyarrow as pa
-
         if not len(batch):
             return
-        columns = [
-            pa.array(column, field.type, from_pandas=field.name == "score")
-            for column, field in zip(_columns(batch, scores), list(self._held)[1:], strict=True)
-        ]
-        kind, buffers = pa.binary(ID_BYTES), [None, pa.py_buffer(batch.ids)]
-        ids = pa.Array.from_buffers(kind, len(batch), buffers)
-        data = pa.RecordBatch.from_arrays([ids, *columns], schema=self._held)
+        data = to_arrow(batch, scores, self._held)
         self._batches.append(_Batch(self.next_serial, *batch.span_ms(), data))
         self.next_serial += len(batch)
         self.bytes += data.get_total_buffer_size()
@@ -159,7 +108,7 @@ class PredictionBuffer:
         for number, some in groupby(sorted(serials), lambda serial: bisect_right(firsts, serial)):
             held, wanted = self._batches[number - 1], list(some)
             data = held.data.take(pa.array(np.array(wanted) - held.first_serial))
-            rows.update(zip(wanted, _rows(data), strict=True))
+            rows.update(zip(wanted, to_rows(data), strict=True))
         return Batch([rows[serial] for serial in serials])
 
     def between(self, first_ms: int, last_ms: int) -> pa.Table:
@@ -215,61 +164,6 @@ class PredictionBuffer:
         self._batches, self._superseded, self._aliases, self.bytes = [], set(), {}, 0
 
 
-def _rows(data: pa.RecordBatch) -> Iterator[Row]:
-    """What `_columns` made of records, back again."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    def column(name: str) -> list[Any]:
-        values: list[Any] = data.column(name).to_pylist()
-        return values
-
-    times: list[int] = pc.cast(data.column("time"), pa.int64()).to_pylist()
-    return zip(
-        column("version_index"),
-        column("prediction_id"),
-        column("request_id"),
-        column("trace_id"),
-        [time_us * 1000 for time_us in times],
-        column("latency_ns"),
-        column("status"),
-        column("attempt"),
-        [SHADOW if shadow else 0 for shadow in column("shadow")],
-        column("rows"),
-        column("inputs"),
-        column("outputs"),
-        column("caller"),
-        column("client_request_id"),
-        column("endpoint"),
-        column("error"),
-        column("key"),
-        strict=True,
-    )
-
-
-def _columns(batch: Batch, scores: NDArray[np.float64]) -> list[object]:
-    """All but the prediction ids."""
-    return [
-        batch.request_ids,
-        batch.version,
-        batch.endpoints,
-        batch.time_ns // 1000,
-        batch.latency_ns,
-        batch.status,
-        batch.attempt,
-        (np.array(batch.flags) & SHADOW).astype(np.bool_),
-        batch.callers,
-        batch.client_request_ids,
-        batch.trace_ids,
-        batch.rows,
-        batch.inputs,
-        batch.outputs,
-        scores,
-        batch.errors,
-        batch.keys,
-    ]
-
-
 def _write(table: pa.Table, folder: Path, hour: int) -> SealedFile:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -282,8 +176,8 @@ def _write(table: pa.Table, folder: Path, hour: int) -> SealedFile:
         path,
         table.schema,
         compression="zstd",
-        use_dictionary=_FEW_VALUES,
-        write_statistics=[one for one in table.column_names if one not in _WITHOUT_STATISTICS],
+        use_dictionary=FEW_VALUES,
+        write_statistics=[one for one in table.column_names if one not in WITHOUT_STATISTICS],
     ) as writer:
         for start in range(0, table.num_rows, _ROW_GROUP):
             if start:
