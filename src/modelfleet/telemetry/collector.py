@@ -32,7 +32,6 @@ from modelfleet.telemetry.orphans import ControlWatch, Death, crash_record
 from modelfleet.telemetry.outcomes import Outcomes
 from modelfleet.telemetry.pairs import PairJoiner
 from modelfleet.telemetry.predictions import PredictionBuffer, SealedFile, remove_uncommitted
-from modelfleet.telemetry.reading import PAUSE_SECONDS
 from modelfleet.telemetry.recent import Recent
 from modelfleet.telemetry.segments import Segments
 from modelfleet.telemetry.watch import Watch, WatchFile
@@ -168,8 +167,6 @@ class Collector:
         read = 0
         with transaction(self._connection):
             for rows in islice(self._segments.read(), _BLOCKS):
-                if read:
-                    time.sleep(PAUSE_SECONDS)
                 self._count(Batch(rows), watch)
                 read += len(rows)
             self._count_crashes(crashes, watch)

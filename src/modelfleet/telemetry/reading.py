@@ -16,9 +16,6 @@ from modelfleet_worker.wire.segment import SegmentReader, decode
 BLOCK_BYTES = 1 << 18
 """What is read and counted at a time: little enough to stay in a core's cache, enough records to
 make up for what a batch of them costs."""
-PAUSE_SECONDS = 0.003
-"""Between two blocks, and between two row groups: a long burst of ours would be felt by those who
-answer requests on the same cores."""
 _HEADER = struct.Struct("<II")
 _HEADER_BYTES = 16
 _decode = msgspec.msgpack.Decoder(Row).decode
