@@ -212,6 +212,21 @@ def test_a_retry_mends_the_failure_of_a_client(home):
     collector.close()
 
 
+def test_a_retry_that_comes_later_mends_the_failure_of_a_client(home):
+    home.add_version(1)
+    home.watch(versions=[1], keys={"1": "rollout"})
+    collector, at = home.collector(), time.time()
+    home.write(home.record(1, at=at, key="a", status=503, request_id="r"))
+    collector.collect()
+    home.write(home.record(1, at=at, key="a", request_id="r", attempt=2), replica=1)
+    collector.collect()
+    wait_until(at + 0.55)
+    collector.collect()
+    (tick,) = home.evidence().ticks(1)
+    assert (tick.requests, tick.errors) == (1, 0)
+    collector.close()
+
+
 def test_who_has_no_key_sticks_to_nothing(home):
     home.add_version(1)
     home.watch(versions=[1], keys={"1": "rollout"})
@@ -244,7 +259,7 @@ def test_keys_of_a_rollout_that_ended_are_not_written(home):
     home.add_version(1)
     home.watch(versions=[1], keys={"1": "rollout"})
     collector = home.collector()
-    keys = collector._counting.keys
+    keys = collector._counting.ticks.keys
     keys.visit("rollout", "a", 1, 2, failed=False)
     keys.visit("other", "b", 1, 2, failed=False)
     keys.forget(collector._connection, ["other"])

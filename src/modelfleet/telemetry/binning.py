@@ -16,7 +16,8 @@ from modelfleet_worker.wire.profile import LevelBins, NumericBins, Profile
 from modelfleet_worker.wire.signature import Array
 
 _FEW_ROWS = 64
-"""Up to here a comparison with all edges is faster than a binary search per feature."""
+"""Up to here one comparison with all steps is faster than one for each step; a binary search, whose
+branches nobody can foretell, is slower than both."""
 
 
 class Binner:
@@ -81,11 +82,12 @@ class Binner:
         """Place of each value among the bins of all features. values: [numeric features, rows]"""
         if values.shape[1] <= _FEW_ROWS:
             rank = (values[:, :, None] >= self._steps[:, None, :]).sum(axis=2)
-            rank = np.minimum(rank, self._sizes)  # infinity passes the padding too
         else:
-            rank = np.empty(values.shape, dtype=np.intp)
-            for row, size in enumerate(self._sizes[:, 0]):
-                rank[row] = np.searchsorted(self._steps[row, :size], values[row], side="right")
+            passed = np.zeros(values.shape, dtype=np.uint16)
+            for step in range(self._steps.shape[1]):
+                passed += values >= self._steps[:, step : step + 1]
+            rank = passed.astype(np.intp)
+        rank = np.minimum(rank, self._sizes)  # infinity passes the padding too
         rank += self._rows
         found = self._bins.take(rank)
         if self._has_levels:  # at rank 0 the step before is another feature's; unseen either way

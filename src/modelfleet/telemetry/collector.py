@@ -11,10 +11,12 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import EvidenceSettings
 from modelfleet.telemetry.attempts import Attempts
+from modelfleet.telemetry.batches import Batch
 from modelfleet.telemetry.counting import Counting
 from modelfleet.telemetry.database import (
     add_meta,
@@ -39,7 +41,8 @@ from modelfleet_worker.wire.segment import Record
 LATENESS_SECONDS = 0.3
 """A tick is closed this long after its end, once all segments were read past it."""
 _COMMIT_SECONDS = 1.0
-_READ_LIMIT = 4096
+_BLOCKS = 16
+"""Of each segment, read and counted until the next commit."""
 _TICK_LIFE_US = 48 * 3600 * 1_000_000
 _ALIAS_LIFE_US = 7 * 24 * 3600 * 1_000_000
 _LABEL_LIFE_US = 30 * 24 * 3600 * 1_000_000
@@ -67,6 +70,7 @@ class Collector:
             tick_ns=max(1, round(settings.tick_seconds * 1e9)),
             closed_tick=_closed_tick(self._connection, round(settings.tick_seconds * 1e9)),
         )
+        self._ticks = self._counting.ticks
         self._buffer = PredictionBuffer()
         self._attempts = Attempts(self._buffer)
         self._pairs = PairJoiner(self._versions)
@@ -93,13 +97,13 @@ class Collector:
 
     def _recover(self) -> None:
         """Bring memory back to where the last commit stood."""
-        rows = self._connection.execute("SELECT path FROM file")
-        committed = {str(self._evidence / path) for (path,) in rows}
+        files = self._connection.execute("SELECT path FROM file")
+        committed = {str(self._evidence / path) for (path,) in files}
         remove_uncommitted(self._layout.predictions, committed)
         remove_uncommitted(self._layout.outcomes, committed)
         with transaction(self._connection):
             write_meta(self._connection, "window_us", self._counting.window_us)
-            write_meta(self._connection, "tick_ns", self._counting.tick_ns)
+            write_meta(self._connection, "tick_ns", self._ticks.tick_ns)
         self._controls.poll()
         self._versions.refresh()
         last_us = read_meta(self._connection, "horizon", time.time_ns() // 1000)
@@ -107,23 +111,22 @@ class Collector:
         self._attempts.remember_sealed(self._lookup.recent_requests(since_ms))
         self._segments.scan()
         self._segments.drop_missing()
-        self._hold_again(self._segments.unsealed())
+        for rows in self._segments.unsealed():
+            self._hold_again(Batch(rows))
         crashes = self._connection.execute("SELECT record FROM crash WHERE sealed = 0")
-        lost = [segment.decode(blob) for (blob,) in crashes]
+        lost = Batch.of(segment.decode(blob) for (blob,) in crashes)
         self._attempts.hold(lost, self._counting.scores(lost))
 
-    def _hold_again(self, records: Sequence[Record]) -> None:
+    def _hold_again(self, batch: Batch) -> None:
         """Hold records for the next Parquet file that were counted already."""
-        fresh, further = self._attempts.distinct(records)
+        fresh, further = self._attempts.distinct(batch)
         scores = self._counting.scores(fresh)
         watch, now = self._watch_file.read(), time.monotonic()
         self._pairs.add(fresh, scores, watch, number=0, now=now, count=False)
         self._attempts.hold(fresh, scores)
-        for record in further:
-            if self._attempts.superseded_by(record) is None:
-                self._attempts.discard(record)
-            else:
-                self._attempts.supersede(record, float(self._counting.scores([record])[0]))
+        for attempts in further:
+            found = self._attempts.replacements(attempts)
+            self._attempts.replace(found, self._counting.scores(found.later))
 
     # The loop -------------------------------------------------------------------------------
 
@@ -146,8 +149,8 @@ class Collector:
 
     def _due_in(self, now: float) -> float:
         """Seconds until the present tick can be closed, or until the next commit."""
-        tick = self._counting.tick_ns / 1e9
-        closes = (self._counting.closed_tick + 2) * tick + LATENESS_SECONDS
+        tick = self._ticks.tick_ns / 1e9
+        closes = (self._ticks.closed + 2) * tick + LATENESS_SECONDS
         return min(closes - now, self._committed_at + _COMMIT_SECONDS - now)
 
     def _is_due(self, now: float) -> bool:
@@ -160,40 +163,45 @@ class Collector:
         watch = self._watch_file.read()
         self._attempts.forget()
         self._segments.scan()
-        records, complete = self._segments.read(_READ_LIMIT)
-        self._behind = not complete
         crashes = self._crashes(deaths)
-        fresh, further = self._attempts.distinct(records)
-        fresh += [record for _, record in crashes]
+        read = 0
         with transaction(self._connection):
-            self._count(fresh, further, watch)
-            self._connection.executemany(
-                "INSERT INTO crash VALUES (?, ?, ?, ?, 0)",
-                [
-                    (writer, one.request_id, segment.encode(one), one.time_ns // 1000)
-                    for writer, one in crashes
-                ],
-            )
-            if complete:
+            for rows in islice(self._segments.read(), _BLOCKS):
+                self._count(Batch(rows), watch)
+                read += len(rows)
+            self._count_crashes(crashes, watch)
+            self._behind = not self._segments.exhausted
+            if not self._behind:
                 self._close_ticks(began_ns - int(LATENESS_SECONDS * 1e9))
-            self._save(len(records))
+            self._save(read)
         self._committed_at = began_ns / 1e9
         self._segments.remove_finished()
-        return len(records)
+        return read
 
-    def _count(self, fresh: Sequence[Record], further: Sequence[Record], watch: Watch) -> None:
-        scores = self._counting.add(fresh, watch)
-        number = self._counting.tick_number(time.time_ns())
-        self._pairs.add(fresh, scores, watch, number=number, now=time.monotonic())
-        self._recent.add(fresh, scores)
-        self._attempts.hold(fresh, scores)
-        for record in further:
-            earlier = self._attempts.superseded_by(record)
-            if earlier is None:
-                self._attempts.discard(record)
-            else:
-                score = self._counting.replace(earlier, record, watch)
-                self._attempts.supersede(record, score)
+    def _count(self, batch: Batch, watch: Watch) -> None:
+        fresh, further = self._attempts.distinct(batch)
+        self._count_fresh(fresh, watch)
+        for attempts in further:
+            found = self._attempts.replacements(attempts)
+            scores = self._counting.replace(found.earlier, found.later, watch)
+            self._attempts.replace(found, scores)
+
+    def _count_fresh(self, batch: Batch, watch: Watch) -> None:
+        scores = self._counting.add(batch, watch)
+        number = self._ticks.number(time.time_ns())
+        self._pairs.add(batch, scores, watch, number=number, now=time.monotonic())
+        self._recent.add(batch, scores)
+        self._attempts.hold(batch, scores)
+
+    def _count_crashes(self, crashes: Sequence[tuple[str, Record]], watch: Watch) -> None:
+        self._count_fresh(Batch.of(record for _, record in crashes), watch)
+        self._connection.executemany(
+            "INSERT INTO crash VALUES (?, ?, ?, ?, 0)",
+            [
+                (writer, one.request_id, segment.encode(one), one.time_ns // 1000)
+                for writer, one in crashes
+            ],
+        )
 
     def _save(self, records: int) -> None:
         connection = self._connection
@@ -219,9 +227,9 @@ class Collector:
 
     def _close_ticks(self, horizon_ns: int) -> None:
         """All records appended before this moment were read."""
-        tick = horizon_ns // self._counting.tick_ns - 1
-        self._counting.closed_tick = max(self._counting.closed_tick, tick)
-        write_meta(self._connection, "closed", 2 * self._counting.closed_tick)
+        tick = horizon_ns // self._ticks.tick_ns - 1
+        self._ticks.closed = max(self._ticks.closed, tick)
+        write_meta(self._connection, "closed", 2 * self._ticks.closed)
         write_meta(self._connection, "horizon", horizon_ns // 1000)
 
     def _crashes(self, deaths: Sequence[Death]) -> list[tuple[str, Record]]:
@@ -267,11 +275,11 @@ class Collector:
         """Forget what nobody asks for any more."""
         self._tidied_at = time.monotonic()
         now = time.time_ns() // 1000
-        oldest_tick = 2 * ((now - _TICK_LIFE_US) * 1000 // self._counting.tick_ns)
+        oldest_tick = 2 * ((now - _TICK_LIFE_US) * 1000 // self._ticks.tick_ns)
         self._counting.forget(now - 2 * self._counting.window_us)
         with transaction(self._connection):
             execute = self._connection.execute
-            self._counting.keys.forget(self._connection, self._watch_file.read().keys.values())
+            self._ticks.keys.forget(self._connection, self._watch_file.read().keys.values())
             execute("DELETE FROM tick WHERE number < ?", (oldest_tick,))
             execute("DELETE FROM pair_tick WHERE number < ?", (oldest_tick,))
             execute("DELETE FROM alias WHERE time < ?", (now - _ALIAS_LIFE_US,))

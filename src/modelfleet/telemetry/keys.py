@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from hashlib import blake2b
 
 
@@ -89,5 +90,6 @@ class StickyKeys:
             connection.execute("DELETE FROM sticky_key WHERE scope = ?", (scope,))
 
 
+@lru_cache(maxsize=1 << 14)
 def _short(key: str) -> int:
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)

@@ -21,7 +21,6 @@ from modelfleet.telemetry.binning import Binner, as_numbers
 from modelfleet_worker.wire import desired, profile, spec, tensors
 from modelfleet_worker.wire.bundle import BundleCorrupt
 from modelfleet_worker.wire.profile import Profile
-from modelfleet_worker.wire.segment import Record
 from modelfleet_worker.wire.signature import Array, Signature, TensorSpec
 
 _RETRY_SECONDS = 5.0
@@ -38,13 +37,9 @@ class ScoreReader:
     label: int | None
     """Place of the output `label`, if there is one."""
 
-    def read(self, records: Sequence[Record]) -> NDArray[np.float64]:
-        """Scores of all rows of the records, one after the other. ValueError if they don't fit."""
-        rows = sum(record.rows for record in records)
-        return self.read_outputs([record.outputs for record in records], rows)
-
-    def read_outputs(self, outputs: Sequence[Sequence[bytes]], rows: int) -> NDArray[np.float64]:
-        """The same from output tensors alone; `rows` of all of them together."""
+    def read(self, outputs: Sequence[Sequence[bytes]], rows: int) -> NDArray[np.float64]:
+        """Scores of all rows, one after the other. outputs: the tensors of each record; rows: of
+        all of them together. ValueError if they don't fit."""
         table = stack(self.output, [tensors[self.place] for tensors in outputs], rows)
         scores = table if table.ndim == 1 else table.reshape(rows, -1)[:, self.column]
         return np.asarray(as_numbers(scores), dtype=np.float64)
@@ -73,16 +68,16 @@ class VersionLayout:
         score = self.profile.score
         return (*self.binner.sizes, score.bins if score is not None else 0)
 
-    def columns(self, records: Sequence[Record]) -> list[Array]:
-        """One array per feature over all rows of the records. ValueError if they don't fit."""
+    def columns(self, inputs: Sequence[Sequence[bytes]], rows: int) -> list[Array]:
+        """One array per feature over all rows. inputs: the tensors of each record; rows: of all
+        of them together. ValueError if they don't fit."""
         if self.signature is None:
             return []
-        rows = sum(record.rows for record in records)
-        inputs = [
-            stack(tensor, [record.inputs[place] for record in records], rows)
+        tables = [
+            stack(tensor, [raws[place] for raws in inputs], rows)
             for place, tensor in enumerate(self.signature.inputs)
         ]
-        return self.signature.columns(inputs)
+        return self.signature.columns(tables)
 
 
 def stack(tensor: TensorSpec, raws: Sequence[bytes], rows: int) -> Array:

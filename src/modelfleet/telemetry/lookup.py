@@ -8,15 +8,17 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modelfleet.core.layout import Layout
 from modelfleet.telemetry.database import open_reader
-from modelfleet.telemetry.dedupe import Seen
 from modelfleet.telemetry.predictions import PredictionBuffer
 from modelfleet_worker.wire.ids import time_of
 from modelfleet_worker.wire.segment import SHADOW
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _COLUMNS = ["prediction_id", "version_index", "time", "score", "rows"]
+_REQUESTS = ["request_id", "version_index", "shadow", "prediction_id", "attempt", "status"]
 _CACHED_FILES = 8
 _CHUNK = 500
 _ALIAS_STEPS = 5
@@ -44,6 +47,22 @@ class Found:
     score: float | None
     rows: int
     outputs: list[bytes] | None = None
+
+
+@dataclass(frozen=True)
+class SealedRequests:
+    """Records of a file by column, as the deduplicator looks at them."""
+
+    request_ids: Sequence[str]
+    versions: Sequence[int]
+    flags: Sequence[int]
+    status: NDArray[np.int64]
+    attempt: NDArray[np.int64]
+    prediction_ids: Sequence[bytes]
+
+    @property
+    def ids(self) -> bytes:
+        return b"".join(self.prediction_ids)
 
 
 class PredictionLookup:
@@ -117,18 +136,20 @@ class PredictionLookup:
         self._files.move_to_end(path)
         return table
 
-    def recent_requests(self, since_ms: int) -> Iterator[tuple[str, int, int, Seen]]:
-        """Sealed requests since then, as the deduplicator remembers them."""
+    def recent_requests(self, since_ms: int) -> Iterator[SealedRequests]:
+        """Sealed requests since then, by file."""
         import pyarrow.parquet as pq
 
-        columns = ["request_id", "version_index", "shadow", "attempt", "prediction_id"]
         for path, _, _ in self._candidates(since_ms, 1 << 48):
-            table = pq.read_table(self._evidence / path, columns=columns, partitioning=None)
-            for request_id, version, shadow, attempt, prediction in zip(
-                *(table.column(name).to_pylist() for name in columns), strict=True
-            ):
-                flags = SHADOW if shadow else 0
-                yield request_id, version, flags, Seen(attempt, prediction, -1)
+            table = pq.read_table(self._evidence / path, columns=_REQUESTS, partitioning=None)
+            ids, versions, shadows, predictions = (
+                table.column(name).to_pylist() for name in _REQUESTS[:4]
+            )
+            attempts, statuses = (
+                np.asarray(table.column(name), np.int64) for name in _REQUESTS[4:]
+            )
+            flags = [SHADOW if shadow else 0 for shadow in shadows]
+            yield SealedRequests(ids, versions, flags, statuses, attempts, predictions)
 
 
 def sealed_ids(layout: Layout, ids: Collection[bytes]) -> set[bytes]:

@@ -29,7 +29,7 @@ _log = logging.getLogger("modelfleet.collector")
 _NICENESS = 5
 """Counting may wait for a moment, answering may not."""
 _GC_THRESHOLDS = 100_000, 50, 50
-"""A batch of records is many objects that live briefly, and none of them in a cycle."""
+"""A block of records is many objects that live briefly, and none of them in a cycle."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Collect until `stop` is set."""
+    import pyarrow as pa
+
+    # Arrow's own allocator asks for huge pages: the kernel then looks for them at our cost.
+    pa.set_memory_pool(pa.system_memory_pool())
     layout = settings.layout
     collector = Collector(layout, settings.evidence)
     server = MetricsServer(layout, metrics_port(settings))

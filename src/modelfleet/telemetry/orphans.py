@@ -42,6 +42,7 @@ class WorkerStatus:
 
 @dataclass
 class _Watched:
+    worker: str
     block: ControlBlock
     inode: int
     is_dead: bool = False
@@ -55,13 +56,13 @@ class ControlWatch:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._watched: dict[Path, _Watched] = {}
+        self._watched: dict[str, _Watched] = {}
         self._buried: dict[Path, int] = {}
 
     def poll(self) -> list[Death]:
         """Workers that brought themselves down since the last poll. After a start of ours, those
         of the last minutes once more."""
-        present = {path: _inode(path) for path in self._folder.glob("*.ctl")}
+        present, dead = self._look_around()
         for path, watched in list(self._watched.items()):
             if present.get(path) != watched.inode:
                 watched.block.close()
@@ -69,14 +70,24 @@ class ControlWatch:
             else:
                 watched.look()
         for path, inode in present.items():
-            if path not in self._watched and inode is not None:
+            if path not in self._watched:
                 self._watch(path, inode)
-        found = (self._bury(path) for path in sorted(self._folder.glob(f"*{DEAD_SUFFIX}")))
+        found = (self._bury(Path(path)) for path in sorted(dead))
         return [death for death in found if death is not None]
 
-    def _watch(self, path: Path, inode: int) -> None:
+    def _look_around(self) -> tuple[dict[str, int], list[str]]:
+        """Paths of all blocks with their inodes, and of those that were put aside."""
         try:
-            self._watched[path] = _Watched(ControlBlock.open(path), inode)
+            with os.scandir(self._folder) as entries:
+                found = {entry.path: entry.inode() for entry in entries}
+        except FileNotFoundError:
+            return {}, []
+        present = {path: inode for path, inode in found.items() if path.endswith(".ctl")}
+        return present, [path for path in found if path.endswith(DEAD_SUFFIX)]
+
+    def _watch(self, path: str, inode: int) -> None:
+        try:
+            self._watched[path] = _Watched(Path(path).stem, ControlBlock.open(Path(path)), inode)
         except (OSError, ValueError):
             return  # being created or gone again; the next poll looks once more
 
@@ -98,18 +109,18 @@ class ControlWatch:
     def status(self) -> list[WorkerStatus]:
         """All replicas that have a control block."""
         found = []
-        for path, watched in sorted(self._watched.items()):
+        for _, watched in sorted(self._watched.items()):
             snapshot = watched.block.snapshot()
             up = snapshot.state is State.READY and not watched.is_dead
-            writer = f"{path.stem}-{snapshot.incarnation}"
-            found.append(WorkerStatus(path.stem, writer, up, snapshot.dropped))
+            writer = f"{watched.worker}-{snapshot.incarnation}"
+            found.append(WorkerStatus(watched.worker, writer, up, snapshot.dropped))
         return found
 
     def is_alive(self, writer: str, pid: int) -> bool:
         """May this writer still append? By its control block, else by its process id."""
         worker, _, incarnation = writer.rpartition("-")
-        for path, watched in self._watched.items():
-            if path.stem == worker:
+        for watched in self._watched.values():
+            if watched.worker == worker:
                 return watched.block.snapshot().incarnation == int(incarnation) and (
                     not watched.is_dead
                 )
@@ -141,13 +152,6 @@ def crash_record(slot: Slot) -> Record:
         endpoint="",
         error="the worker died while it ran this request",
     )
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None
 
 
 def _runs(pid: int) -> bool:

@@ -173,7 +173,7 @@ class Outcomes:
         if reader is None:
             return float("nan")
         try:
-            return float(reader.read_outputs([prediction.outputs], prediction.rows)[outcome.row])
+            return float(reader.read([prediction.outputs], prediction.rows)[outcome.row])
         except (ValueError, IndexError):
             return float("nan")
 

@@ -7,15 +7,15 @@ different worker speed are seconds apart at most, so an unmatched one waits for 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelfleet.telemetry.batches import Batch
 from modelfleet.telemetry.layouts import VersionLayout, Versions
 from modelfleet.telemetry.watch import Watch, WatchedPair
-from modelfleet_worker.wire.segment import SHADOW, Record, is_batch
+from modelfleet_worker.wire.segment import SHADOW, Record
 
 _WAIT_SECONDS = 10.0
 _EQUAL = 1e-6
@@ -58,7 +58,7 @@ class PairJoiner:
 
     def add(
         self,
-        records: Sequence[Record],
+        batch: Batch,
         scores: NDArray[np.float64],
         watch: Watch,
         *,
@@ -74,10 +74,12 @@ class PairJoiner:
         shadows = {pair.shadow: pair for pair in watch.pairs}
         if not stable:
             return
-        for record, score in zip(records, scores.tolist(), strict=True):
+        looked_at = np.isin(batch.version, [*stable, *shadows]) & (batch.status == 200)
+        for at in np.flatnonzero(looked_at & batch.served()).tolist():
+            record, score = batch.record(at), float(scores[at])
             is_shadow = bool(record.flags & SHADOW)
             pair = (shadows if is_shadow else stable).get(record.version)
-            if pair is None or record.status != 200 or not record.request_id or is_batch(record):
+            if pair is None or not record.request_id:
                 continue
             answer = _Answer(now, score, self._label(record), record.latency_ns / 1000)
             place = (pair.stable, pair.shadow, is_shadow, record.request_id)

@@ -7,52 +7,37 @@ their rows together with the segments' cursors. Files that nobody committed are 
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelfleet.telemetry.batches import Batch, Row
+from modelfleet.telemetry.columns import (
+    FEW_VALUES,
+    WITHOUT_STATISTICS,
+    held_schema,
+    schema,
+    to_arrow,
+    to_rows,
+)
 from modelfleet_worker.wire.ids import time_of
-from modelfleet_worker.wire.segment import SHADOW, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _HOUR_US = 3_600_000_000
 _ROW_GROUP = 16_384
-
-
-def schema() -> pa.Schema:
-    """Columns of a prediction file. Tensors are raw bytes in the order of the signature."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("prediction_id", pa.binary(16)),
-            ("request_id", pa.string()),
-            ("version_index", pa.uint32()),
-            ("endpoint", pa.string()),
-            ("time", pa.timestamp("us", tz="UTC")),
-            ("latency_ns", pa.int64()),
-            ("status", pa.int16()),
-            ("attempt", pa.int16()),
-            ("shadow", pa.bool_()),
-            ("caller", pa.string()),
-            ("client_request_id", pa.string()),
-            ("trace_id", pa.binary()),
-            ("rows", pa.int32()),
-            ("inputs", pa.list_(pa.binary())),
-            ("outputs", pa.list_(pa.binary())),
-            ("score", pa.float64()),
-            ("error", pa.string()),
-            ("aliases", pa.list_(pa.binary(16))),
-        ]
-    )
+_PAUSE_SECONDS = 0.003
+"""Between two row groups: half a second without would be felt by those who answer requests on the
+same cores."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +64,7 @@ class PredictionBuffer:
 
     def __init__(self) -> None:
         self._schema = schema()
+        self._held = held_schema(self._schema)
         self._batches: list[_Batch] = []
         self._superseded: set[int] = set()
         self._aliases: dict[bytes, list[bytes]] = {}
@@ -89,70 +75,50 @@ class PredictionBuffer:
     def rows(self) -> int:
         return sum(batch.data.num_rows for batch in self._batches)
 
-    def append(self, records: Sequence[Record], scores: NDArray[np.float64]) -> None:
+    def append(self, batch: Batch, scores: NDArray[np.float64]) -> None:
         """Take records over; the first gets the serial `next_serial`."""
-        import pyarrow as pa
-
-        if not records:
+        if not len(batch):
             return
-        ids = [record.prediction_id for record in records]
-        data = pa.RecordBatch.from_arrays(
-            [
-                pa.array(column, field.type, from_pandas=field.name == "score")
-                for column, field in zip(_columns(records, ids, scores), self._schema, strict=True)
-            ],
-            schema=self._schema,
-        )
-        self._batches.append(_Batch(self.next_serial, time_of(min(ids)), time_of(max(ids)), data))
-        self.next_serial += len(records)
-        self.bytes += data.nbytes
+        data = to_arrow(batch, scores, self._held)
+        self._batches.append(_Batch(self.next_serial, *batch.span_ms(), data))
+        self.next_serial += len(batch)
+        self.bytes += data.get_total_buffer_size()
+
+    def skip(self, count: int) -> int:
+        """Give serials to records that were sealed already; returns the first one's."""
+        self.next_serial += count
+        return self.next_serial - count
 
     def holds(self, serial: int) -> bool:
         return bool(self._batches) and serial >= self._batches[0].first_serial
 
-    def supersede(self, serial: int, old: bytes, new: bytes) -> None:
-        """Drop a held record; prediction `new` stands for `old` and for what `old` stood for."""
-        self._superseded.add(serial)
-        self.move_aliases(old, new)
-
-    def move_aliases(self, old: bytes, new: bytes) -> None:
-        """Prediction `new` stands for `old` and its aliases."""
-        self._aliases[new] = [*self._aliases.pop(old, []), old]
+    def supersede(self, serials: Iterable[int]) -> None:
+        """Drop held records."""
+        self._superseded.update(serials)
 
     def add_alias(self, alias: bytes, prediction: bytes) -> None:
-        self._aliases.setdefault(prediction, []).append(alias)
+        """`prediction` stands for `alias` and for what that stood for."""
+        known = self._aliases.setdefault(prediction, [])
+        known += [*self._aliases.pop(alias, []), alias]
 
-    def record(self, serial: int) -> Record:
-        """A held record, rebuilt."""
-        place = bisect_right([batch.first_serial for batch in self._batches], serial) - 1
-        batch = self._batches[place]
-        row = batch.data.slice(serial - batch.first_serial, 1)
-        values = {name: row.column(name)[0] for name in row.schema.names}
-        return Record(
-            version=values["version_index"].as_py(),
-            prediction_id=values["prediction_id"].as_py(),
-            request_id=values["request_id"].as_py(),
-            trace_id=values["trace_id"].as_py(),
-            time_ns=values["time"].value * 1000,
-            latency_ns=values["latency_ns"].as_py(),
-            status=values["status"].as_py(),
-            attempt=values["attempt"].as_py(),
-            flags=SHADOW if values["shadow"].as_py() else 0,
-            rows=values["rows"].as_py(),
-            inputs=values["inputs"].as_py(),
-            outputs=values["outputs"].as_py(),
-            caller=values["caller"].as_py(),
-            client_request_id=values["client_request_id"].as_py(),
-            endpoint=values["endpoint"].as_py(),
-            error=values["error"].as_py(),
-        )
+    def batch(self, serials: Sequence[int]) -> Batch:
+        """Held records, rebuilt, in the order of these serials."""
+        import pyarrow as pa
+
+        firsts = [batch.first_serial for batch in self._batches]
+        rows: dict[int, Row] = {}
+        for number, some in groupby(sorted(serials), lambda serial: bisect_right(firsts, serial)):
+            held, wanted = self._batches[number - 1], list(some)
+            data = held.data.take(pa.array(np.array(wanted) - held.first_serial))
+            rows.update(zip(wanted, to_rows(data), strict=True))
+        return Batch([rows[serial] for serial in serials])
 
     def between(self, first_ms: int, last_ms: int) -> pa.Table:
         """Held predictions whose ids were made in this time, superseded ones included."""
         import pyarrow as pa
 
         found = [b.data for b in self._batches if b.first_ms <= last_ms and b.last_ms >= first_ms]
-        return pa.Table.from_batches(found, schema=self._schema)
+        return pa.Table.from_batches(found, schema=self._held)
 
     def seal(self, folder: Path) -> list[SealedFile]:
         """Write everything held to Parquet, a file per hour. Nothing is forgotten: see `clear`."""
@@ -161,75 +127,69 @@ class PredictionBuffer:
 
         if not self._batches:
             return []
-        table = pa.Table.from_batches([batch.data for batch in self._batches], self._schema)
-        table = self._with_aliases(table)
+        table = pa.Table.from_batches([batch.data for batch in self._batches], self._held)
+        table = self._with_aliases(table.drop_columns(["key"]))
         if self._superseded:
             serials = np.concatenate(
                 [b.first_serial + np.arange(b.data.num_rows) for b in self._batches]
             )
             keep = ~np.isin(serials, np.fromiter(self._superseded, np.int64))
             table = table.filter(pa.array(keep))
-        hours = np.asarray(pc.cast(table.column("time"), pa.int64())) // _HOUR_US
-        files = []
-        for hour in np.unique(hours).tolist():
-            part = table if (hours == hour).all() else table.filter(pa.array(hours == hour))
-            part = part.sort_by([("version_index", "ascending"), ("time", "ascending")])
-            files.append(_write(part, folder, hour))
-        return files
+        versions = np.asarray(table.column("version_index"))
+        times = np.asarray(pc.cast(table.column("time"), pa.int64()))
+        order = np.lexsort((times, versions))
+        hours = times[order] // _HOUR_US
+        return [
+            _write(table.take(pa.array(order[hours == hour])), folder, hour)
+            for hour in np.unique(hours).tolist()
+        ]
 
     def _with_aliases(self, table: pa.Table) -> pa.Table:
         import pyarrow as pa
+        import pyarrow.compute as pc
 
-        if not self._aliases:
-            return table
-        ids = table.column("prediction_id").to_pylist()
-        aliases = pa.array([self._aliases.get(one, []) for one in ids], pa.list_(pa.binary(16)))
-        return table.set_column(table.schema.get_field_index("aliases"), "aliases", aliases)
+        ids = table.column("prediction_id")
+        lengths = np.zeros(len(ids), dtype=np.int32)
+        found: list[bytes] = []
+        if self._aliases:
+            wanted = pa.array(self._aliases, pa.binary(16))
+            places = np.flatnonzero(pc.is_in(ids, value_set=wanted))
+            aliases = [self._aliases[one] for one in ids.take(pa.array(places)).to_pylist()]
+            lengths[places] = [len(some) for some in aliases]
+            found = list(chain.from_iterable(aliases))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        column = pa.ListArray.from_arrays(offsets, pa.array(found, pa.binary(16)))
+        return table.append_column(self._schema.field("aliases"), column)
 
     def clear(self) -> None:
         """What was held is committed."""
         self._batches, self._superseded, self._aliases, self.bytes = [], set(), {}, 0
 
 
-def _columns(
-    records: Sequence[Record], ids: list[bytes], scores: NDArray[np.float64]
-) -> list[object]:
-    return [
-        ids,
-        [record.request_id for record in records],
-        [record.version for record in records],
-        [record.endpoint for record in records],
-        np.fromiter((record.time_ns // 1000 for record in records), np.int64, len(records)),
-        [record.latency_ns for record in records],
-        [record.status for record in records],
-        [record.attempt for record in records],
-        [bool(record.flags & SHADOW) for record in records],
-        [record.caller for record in records],
-        [record.client_request_id for record in records],
-        [record.trace_id for record in records],
-        [record.rows for record in records],
-        [record.inputs for record in records],
-        [record.outputs for record in records],
-        scores,
-        [record.error for record in records],
-        [()] * len(records),
-    ]
-
-
 def _write(table: pa.Table, folder: Path, hour: int) -> SealedFile:
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     moment = np.datetime64(hour, "h")
     target = folder / f"day={str(moment)[:10]}" / f"hour={hour % 24:02d}"
     target.mkdir(parents=True, exist_ok=True)
     path = target / f"{uuid.uuid4().hex}.parquet"
-    pq.write_table(table, path, compression="zstd", row_group_size=_ROW_GROUP)
+    with pq.ParquetWriter(
+        path,
+        table.schema,
+        compression="zstd",
+        use_dictionary=FEW_VALUES,
+        write_statistics=[one for one in table.column_names if one not in WITHOUT_STATISTICS],
+    ) as writer:
+        for start in range(0, table.num_rows, _ROW_GROUP):
+            if start:
+                time.sleep(_PAUSE_SECONDS)
+            writer.write_table(table.slice(start, _ROW_GROUP))
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
-    ids = table.column("prediction_id").to_pylist()
-    return SealedFile(
-        path, table.num_rows, path.stat().st_size, time_of(min(ids)), time_of(max(ids))
-    )
+    ids = pc.min_max(table.column("prediction_id"))
+    first, last = time_of(ids["min"].as_py()), time_of(ids["max"].as_py())
+    return SealedFile(path, table.num_rows, path.stat().st_size, first, last)
 
 
 def remove_uncommitted(folder: Path, committed: set[str]) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from modelfleet_worker.wire.segment import SHADOW, Record, is_batch
+from modelfleet.telemetry.batches import Batch, Row, groups
+from modelfleet_worker.wire.segment import SHADOW, Record
 
 KEPT = 10
 _SAVE_SECONDS = 3.0
@@ -45,19 +45,17 @@ decode_recent = msgspec.msgpack.Decoder(list[RecentPrediction]).decode
 
 class Recent:
     def __init__(self) -> None:
-        self._last: dict[int, deque[tuple[Record, float]]] = {}
+        self._last: dict[int, deque[tuple[Row, float]]] = {}
         self._changed: set[int] = set()
         self._saved_at: dict[int, float] = {}
 
-    def add(self, records: Sequence[Record], scores: NDArray[np.float64]) -> None:
-        for record, score in zip(records, scores.tolist(), strict=True):
-            if is_batch(record):
-                continue
-            last = self._last.get(record.version)
-            if last is None:
-                last = self._last[record.version] = deque(maxlen=KEPT)
-            last.append((record, score))
-            self._changed.add(record.version)
+    def add(self, batch: Batch, scores: NDArray[np.float64]) -> None:
+        for places in groups(np.flatnonzero(batch.served()), batch.version):
+            newest = places[-KEPT:].tolist()
+            version = batch.versions[newest[0]]
+            last = self._last.setdefault(version, deque(maxlen=KEPT))
+            last.extend((batch.row(place), float(scores[place])) for place in newest)
+            self._changed.add(version)
 
     def save(self, connection: sqlite3.Connection) -> None:
         """Write versions that changed and were not written just before."""
@@ -71,7 +69,8 @@ class Recent:
         self._saved_at.update(dict.fromkeys(due, now))
 
 
-def _of(record: Record, score: float) -> RecentPrediction:
+def _of(row: Row, score: float) -> RecentPrediction:
+    record = Record(*row)
     small = sum(map(len, record.inputs)) + sum(map(len, record.outputs)) <= _MAX_TENSOR_BYTES
     return RecentPrediction(
         record.prediction_id,

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfleet_worker.wire.segment import FIRST, Record, SegmentReader
+from msgspec.structs import astuple
+
+from modelfleet.telemetry.batches import Row
+from modelfleet.telemetry.reading import BlockReader
+from modelfleet_worker.wire.segment import FIRST
 
 
 @dataclass
@@ -20,7 +24,7 @@ class Tail:
     """One segment and how far it was read."""
 
     id: str
-    reader: SegmentReader
+    reader: BlockReader
     inode: int
     counted: int = FIRST
     sealed: int = FIRST
@@ -82,7 +86,7 @@ class Segments:
 
     def _open(self, path: Path) -> None:
         try:
-            reader = SegmentReader(path)
+            reader = BlockReader(path)
         except (OSError, ValueError):
             return  # gone again, or not ours; a later scan looks once more
         name = f"{path.stem}.{reader.header.created_ns}"
@@ -90,35 +94,40 @@ class Segments:
         inode = os.stat(path).st_ino
         self._tails[name] = Tail(name, reader, inode, counted, sealed)
 
-    def read(self, limit: int) -> tuple[list[Record], bool]:
-        """Records since the last read, at most `limit` of each segment; and whether that was all.
+    def read(self) -> Iterator[list[Row]]:
+        """Records since the last read, a block of each segment at a time.
 
         The cursors move with it: whoever reads must count and save, or start anew.
         """
-        records: list[Record] = []
-        for tail in self._tails.values():
-            if tail.complete and tail.exhausted:
-                continue
-            found, end = tail.reader.read(tail.counted, limit)
-            tail.exhausted = len(found) < limit
-            records += [record for _, record in found]
-            if end != tail.counted:
-                tail.counted = end
-                self._moved.add(tail.id)
-        return records, all(tail.exhausted for tail in self._tails.values())
+        tails = [one for one in self._tails.values() if not (one.complete and one.exhausted)]
+        for tail in tails:
+            tail.exhausted = False
+        while tails:
+            rows: list[Row] = []
+            for tail in tails:
+                found, end, tail.exhausted = tail.reader.read_block(tail.counted)
+                rows += found
+                if end != tail.counted:
+                    tail.counted = end
+                    self._moved.add(tail.id)
+            yield rows
+            tails = [tail for tail in tails if not tail.exhausted]
 
-    def unsealed(self) -> list[Record]:
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `read` came to the end of every segment."""
+        return all(tail.exhausted for tail in self._tails.values())
+
+    def unsealed(self) -> Iterator[list[Row]]:
         """Records that were counted but not sealed when the collector last stopped."""
-        records: list[Record] = []
         for tail in self._tails.values():
             offset = tail.sealed
             while offset < tail.counted:
                 found, end = tail.reader.read(offset, 1000)
-                records += [record for at, record in found if at < tail.counted]
+                yield [astuple(record) for at, record in found if at < tail.counted]
                 if end == offset:
                     break
                 offset = end
-        return records
 
     def writer_request_ids(self, writer: str) -> set[str]:
         """Ids of all requests that this writer recorded, as far as its segments still exist."""
