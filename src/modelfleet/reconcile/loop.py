@@ -14,6 +14,7 @@ from functools import partial
 import msgspec
 import structlog
 
+from modelfleet.core.courtesy import give_way
 from modelfleet.core.database import fenced
 from modelfleet.core.files import write_atomically
 from modelfleet.core.layout import Layout
@@ -117,6 +118,7 @@ class Reconciler:
             part()
         except Exception as error:  # noqa: BLE001
             log.error("reconciler", error=str(error), trace=traceback.format_exc())
+        give_way()
 
     def _main(self) -> None:
         self.round()

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from modelfleet.core.clock import now_us
+from modelfleet.core.courtesy import give_way
 from modelfleet.core.errors import FleetError
 from modelfleet.core.files import write_atomically
 from modelfleet.core.settings import ServingSettings, Settings
@@ -73,7 +74,9 @@ class TrafficController:
         """Move pools and gateway one step; return why versions (by index) can't be loaded."""
         pipelines = self._rooms.pipelines.round(endpoints, self._config)
         versions = self._versions(endpoints, rollouts, pipelines)
+        give_way()
         demands = self._demands(endpoints, rollouts, versions, pipelines)
+        give_way()
         before = pools.read_pools(self._layout)
         running = self._rooms.gateway.acknowledged()
         planned = pools.plan(
@@ -87,7 +90,9 @@ class TrafficController:
             first_revision=now_us(),
         )
         pools.write_pools(self._layout, before, planned)
+        give_way()
         residency = pools.observe(self._layout, planned)
+        give_way()
         self._route(endpoints, versions, demands, residency, planned, pipelines, running)
         return residency.failed
 

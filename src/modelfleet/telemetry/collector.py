@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 
+from modelfleet.core.courtesy import give_way
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import EvidenceSettings
 from modelfleet.telemetry.attempts import Attempts
@@ -167,7 +168,10 @@ class Collector:
         read = 0
         with transaction(self._connection):
             for rows in islice(self._segments.read(), _BLOCKS):
-                self._count(Batch(rows), watch)
+                give_way()
+                batch = Batch(rows)
+                give_way()
+                self._count(batch, watch)
                 read += len(rows)
             self._count_crashes(crashes, watch)
             self._behind = not self._segments.exhausted
@@ -180,6 +184,7 @@ class Collector:
 
     def _count(self, batch: Batch, watch: Watch) -> None:
         fresh, further = self._attempts.distinct(batch)
+        give_way()
         self._count_fresh(fresh, watch)
         for attempts in further:
             found = self._attempts.replacements(attempts)
@@ -188,9 +193,11 @@ class Collector:
 
     def _count_fresh(self, batch: Batch, watch: Watch) -> None:
         scores = self._counting.add(batch, watch)
+        give_way()
         number = self._ticks.number(time.time_ns())
         self._pairs.add(batch, scores, watch, number=number, now=time.monotonic())
         self._recent.add(batch, scores)
+        give_way()
         self._attempts.hold(batch, scores)
 
     def _count_crashes(self, crashes: Sequence[tuple[str, Record]], watch: Watch) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import astuple
 from modelfleet.telemetry.batches import Row
 from modelfleet_worker.wire.segment import SegmentReader, decode
 
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 17
 """What is read and counted at a time: little enough to stay in a core's cache, enough records to
 make up for what a batch of them costs."""
 _HEADER = struct.Struct("<II")
