@@ -53,12 +53,13 @@ def processes(marks: Sequence[str]) -> list[psutil.Process]:
 
 def measure(target: Target, model: str, connections: int, seconds: float) -> Result:
     measured = processes(target.marks)
-    before = sum(cpu_seconds(one) for one in measured)
+    before = [cpu_seconds(one) for one in measured]
     load = Wrk(
         target.url, target.body, dict(target.headers), connections=connections, seconds=seconds
     )
     outcome = load.wait()
-    cpu = sum(cpu_seconds(one) for one in measured) - before
+    after = [cpu_seconds(one) for one in measured]
+    cpu = sum(max(late - early, 0.0) for early, late in zip(before, after, strict=True))
     return Result(
         side=target.side,
         model=model,
