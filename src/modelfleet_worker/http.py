@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
             return
         parts = self._body
         head, request_id = self._head(self._parser.get_method(), self._parser.should_keep_alive())
-        if self._cut is not None:
+        if self._cut is not None and self._cut.request_id == request_id:  # else it had two
             self._handler.heads.keep(self._cut, head)
         self._fed = 0
         self._take(Request(head, request_id, parts[0] if len(parts) == 1 else b"".join(parts)))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 from inputs import fuzz, mangled
-from target import Target, check
+from target import Answer, Target, check
+
+from modelfleet_worker.heads import Cut, Head, Heads
 
 GOOD = json.dumps(
     {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 3], "data": [1, 2, 3]}]}
@@ -143,3 +147,64 @@ def test_pipelined_requests_are_answered_in_their_order(
     answers, closed = threaded.feed(data.draw(pieces(b"".join(made))))
     assert [json.loads(a.body)["outputs"][0]["data"][0] for a in answers] == list(range(count))
     assert not closed
+
+
+_ID = b"x-request-id: 1c098240-96cd-4593-b0d3-%012x"
+_PREDICTION = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class Forgetful(Heads):
+    """Every head is new."""
+
+    def find(self, cut: Cut) -> Head | None:
+        return None
+
+
+@st.composite
+def packets(draw: st.DrawFn) -> list[bytes]:
+    """Requests as the gateway writes them, or nearly: with the same few heads again and again, and
+    mostly one to a packet."""
+    lines = [b"POST /v2/models/m1/infer HTTP/1.1", b"host: fleet", b"x-mf-version: 1"]
+    odd = draw(st.lists(st.sampled_from(_HEADERS), max_size=2))
+    found = []
+    for number in range(draw(st.integers(1, 6))):
+        body = draw(st.sampled_from([GOOD, GOOD, b"{}", GOOD + b" "]))
+        length = b"content-length: %d" % draw(st.sampled_from([len(body)] * 6 + [len(body) - 1, 0]))
+        more = draw(st.sampled_from([[], [], odd]))
+        head = [*lines, length, _ID % number, *more]
+        if draw(st.integers(0, 7)) == 0:
+            head = draw(st.permutations(head))
+        made = b"\r\n".join(head) + b"\r\n\r\n" + body
+        found.append(draw(mangled(made)) if draw(st.integers(0, 5)) == 0 else made)
+    stream = draw(st.integers(0, 3))
+    if stream == 0:
+        return [b"".join(found)]
+    if stream == 1:
+        whole, cuts = b"".join(found), draw(st.lists(st.integers(0, 900), max_size=4))
+        ends = [*sorted(cuts), len(whole)]
+        return [whole[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    return found
+
+
+def _alike(answers: Sequence[Answer]) -> list[tuple[int, bytes, bytes | None]]:
+    """Without the ids of predictions, which are new each time."""
+    return [
+        (one.status, _PREDICTION.sub(b"", one.body), one.headers.get(b"x-request-id"))
+        for one in answers
+    ]
+
+
+@fuzz
+@given(packets(), packets())
+def test_heads_that_are_known_change_no_answer(
+    target: Target, first: list[bytes], second: list[bytes]
+) -> None:
+    known = target.server.heads
+    for pieces in (first, second, first):
+        answers, closed = target.feed(pieces)
+        target.server.heads = Forgetful()
+        try:
+            expected, was_closed = target.feed(pieces)
+        finally:
+            target.server.heads = known
+        assert (_alike(answers), closed) == (_alike(expected), was_closed)
