@@ -32,6 +32,8 @@ from modelfleet_worker.wire.signature import Array, Signature, infer
 from modelfleet_worker.wire.spec import BundleSpec, example_of
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside the tests
+from raw_http import Wire
+
 SOURCE = Path(bundle.__file__).parents[2]
 FEATURES = {"x": ["a", "b", "c", "d"]}
 
@@ -320,3 +322,21 @@ def request_of() -> Callable[..., bytes]:
 @pytest.fixture(scope="session")
 def new_fleet() -> Callable[[], Fleet]:
     return Fleet
+
+
+@pytest.fixture(scope="module")
+def worker(shared_bundles: Any, new_fleet: Callable[[], Any]) -> Iterator[Any]:
+    """One that holds a linear model as version 17."""
+    fleet = new_fleet()
+    fleet.add(17, shared_bundles.linear_onnx())
+    fleet.write()
+    fleet.start(0, "--max-body", "200000")
+    yield fleet
+    fleet.end()
+
+
+@pytest.fixture
+def wire(worker: Any) -> Iterator[Wire]:
+    made = Wire(worker)
+    yield made
+    made.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -81,23 +80,6 @@ def test_no_more_are_kept_than_fit() -> None:
         heads.keep(Cut(b"%d" % number, b"i", b""), Head(b"POST", b"/", {}, keep_alive=True))
     assert len(heads._known) <= MAX_KEPT
     assert heads.find(Cut(b"%d" % (2 * MAX_KEPT + 9), b"i", b"")) is not None
-
-
-@pytest.fixture(scope="module")
-def worker(shared_bundles: Any, new_fleet: Callable[[], Any]) -> Iterator[Any]:
-    fleet = new_fleet()
-    fleet.add(17, shared_bundles.linear_onnx())
-    fleet.write()
-    fleet.start(0, "--max-body", "200000")
-    yield fleet
-    fleet.end()
-
-
-@pytest.fixture
-def wire(worker: Any) -> Iterator[Wire]:
-    made = Wire(worker)
-    yield made
-    made.close()
 
 
 def test_each_request_keeps_its_own_id_body_and_answer(wire: Wire, request_of: Any) -> None:

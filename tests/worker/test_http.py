@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,26 +14,9 @@ ROW = [1.0, 2.0, 3.0, 4.0]
 HEAD = b"POST /v2/models/linear/infer HTTP/1.1\r\nhost: w\r\nx-mf-version: 17\r\n"
 
 
-@pytest.fixture(scope="module")
-def worker(shared_bundles: Any, new_fleet: Callable[[], Any]) -> Iterator[Any]:
-    fleet = new_fleet()
-    fleet.add(17, shared_bundles.linear_onnx())
-    fleet.write()
-    fleet.start(0, "--max-body", "200000")
-    yield fleet
-    fleet.end()
-
-
 @pytest.fixture
 def body(request_of: Callable[..., bytes]) -> bytes:
     return request_of([ROW])
-
-
-@pytest.fixture
-def wire(worker: Any) -> Iterator[Wire]:
-    made = Wire(worker)
-    yield made
-    made.close()
 
 
 def sized(body: bytes, head: bytes = HEAD) -> bytes:
