@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelfleet.core.blobs import FolderBlobStore
@@ -60,7 +61,9 @@ class Registrar:
     def version(self, name: str = "churn", **given: object) -> Version:
         return self.fleet.registry.register(ADMIN, name, self.new(**given))  # type: ignore[arg-type]
 
-    def ready(self, name: str = "churn", **given: object) -> Version:
+    def ready(
+        self, name: str = "churn", evidence: Mapping[str, object] | None = None, **given: object
+    ) -> Version:
         """A version as the preparing job leaves it, served by its compiled form."""
         from modelfleet.core.authorization import SYSTEM
         from modelfleet.registry import Environment, Variant
@@ -68,6 +71,6 @@ class Registrar:
         made = self.version(name, **given)
         entries = self.fleet.registry.entries(made.bundle_digest)
         environment = Environment("e" * 64, "3.11", "linux-x86_64", "numpy==2.0\n")
-        variant = Variant("compiled", made.bundle_digest, None, {})
+        variant = Variant("compiled", made.bundle_digest, None, evidence or {})
         self.fleet.registry.mark_ready(SYSTEM, made, environment, [(variant, entries)], "compiled")
         return self.fleet.registry.get_version(ADMIN, name, str(made.sequence))

@@ -25,6 +25,7 @@ from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
 from modelfleet.serving.pipelines.publisher import Publisher
 from modelfleet.serving.pools import read_pools
 from modelfleet.serving.quarantine import quarantine
+from modelfleet.serving.tuning import Choice
 from modelfleet.wiring import Fleet
 from modelfleet_worker.wire.control import ControlBlock, State
 from people import ADMIN
@@ -157,6 +158,42 @@ def test_a_first_version_is_served_when_its_workers_have_it(
     machine.settle()
     assert machine.state(rollout) == "succeeded"
     assert machine.served() == {version.index: ("onnx", FULL)}
+
+
+@pytest.mark.parametrize(
+    ("speed", "light"),
+    [
+        ({"compiled_1_us": 5.0, "compiled_64_us": 40.0}, True),
+        ({"compiled_1_us": 20.5, "compiled_64_us": 40.0}, False),
+        ({"compiled_1_us": 5.0, "compiled_64_us": 900.0}, False),
+        ({}, False),
+    ],
+)
+def test_a_model_is_light_by_the_evidence_of_its_conversion(
+    machine: Machine,
+    registrar: Registrar,
+    monkeypatch: pytest.MonkeyPatch,
+    speed: dict[str, float],
+    light: bool,
+) -> None:
+    measured = {"source_1_us": 300.0, "source_64_us": 900.0, **speed}
+    version = registrar.ready(evidence={"converted": True, "speed": measured})
+    machine.deploy(version)
+    machine.settle()
+    assert [t.light for one in machine.envoy.config.endpoints for t in one.targets] == [light]
+    # Whoever tunes it to a lane says that its calls are long.
+    lane = {version.id: Choice(64, inline=False)}
+    monkeypatch.setattr(machine.fleet.tuning, "applied", lambda: lane)
+    machine.settle()
+    assert [t.light for one in machine.envoy.config.endpoints for t in one.targets] == [False]
+
+
+def test_a_variant_that_was_made_otherwise_is_not_light(
+    machine: Machine, registrar: Registrar
+) -> None:
+    machine.deploy(registrar.ready(evidence={"converted": "by hand"}))
+    machine.settle()
+    assert [t.light for one in machine.envoy.config.endpoints for t in one.targets] == [False]
 
 
 def test_rounds_without_news_change_nothing(machine: Machine, registrar: Registrar) -> None:

@@ -57,6 +57,7 @@ class TrafficController:
         self._path = self._layout.gateway / "config.json"
         self._config = self._load()
         self._variants: dict[str, Variant] = {}
+        self._quick: dict[str, bool] = {}
 
     def take_over(self) -> None:
         """Forget what another control plane may have replaced meanwhile."""
@@ -154,7 +155,8 @@ class TrafficController:
             batch_rows=choice.batch_rows,
             inline=choice.inline,
         )
-        alone, light = _alone(version, placement), _is_light(variant, choice)
+        alone = _alone(version, placement)
+        light = self._quick[version.id] and choice.inline is not False
         if variant.environment_digest is None:
             return pools.Demand(spec, None, str(self._rooms.own_python), promoted, alone, light)
         python = self._layout.environment(variant.environment_digest) / "bin" / "python"
@@ -167,7 +169,8 @@ class TrafficController:
     def _variant(self, version: Version) -> Variant:
         """A version's serving variant never changes once it is ready."""
         if version.id not in self._variants:
-            self._variants[version.id] = self._rooms.registry.serving_variant(version)
+            found = self._rooms.registry.serving_variant(version)
+            self._variants[version.id], self._quick[version.id] = found, _is_quick(found)
         return self._variants[version.id]
 
     def _route(
@@ -222,19 +225,14 @@ def budget_mb(settings: ServingSettings) -> int:
     return settings.resident_mb or settings.memory_mb * 3 // 4
 
 
-def _is_light(variant: Variant, choice: Choice) -> bool:
+def _is_quick(variant: Variant) -> bool:
     """Whether one worker runs the model faster than a gateway brings requests, as it was measured
     when the variant was made."""
-    try:
-        speed = msgspec.convert(variant.evidence, Conversion).speed
-    except msgspec.ValidationError:  # of a variant that was made otherwise
+    found = Conversion.of(variant.evidence)
+    if variant.kind != "compiled" or found is None or found.speed is None:
         return False
-    if speed is None or choice.inline is False or variant.kind != "compiled":
-        return False
-    one, many = speed.compiled_1_us, speed.compiled_64_us
-    if one is None or many is None:
-        return False
-    return one <= LIGHT_US and many <= LIGHT_64_US
+    one, many = found.speed.compiled_1_us, found.speed.compiled_64_us
+    return one is not None and one <= LIGHT_US and many is not None and many <= LIGHT_64_US
 
 
 def _alone(version: Version, placement: Placement) -> str:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,14 @@ class Conversion(msgspec.Struct, frozen=True):
     reason: str = ""
     sandbox: dict[str, object] | None = None
     """what was denied to the model meanwhile (`modelfleet_worker.sandbox.Report`); None: nothing"""
+
+    @classmethod
+    def of(cls, evidence: Mapping[str, object]) -> Conversion | None:
+        """What stands in the evidence of a variant; None if that was made otherwise."""
+        try:
+            return msgspec.convert(evidence, cls)
+        except msgspec.ValidationError:
+            return None
 
 
 @dataclass

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import msgspec
-
 from modelfleet.core.audit import AuditEvent
 from modelfleet.core.authorization import Action, Principal
 from modelfleet.core.clock import now_us
@@ -219,17 +217,10 @@ def _versions(
             requests=totals[one.index].requests if one.index in totals else 0,
             errors=totals[one.index].errors if one.index in totals else 0,
             share=shares.get(one.id),
-            conversion=_conversion(variants.get(one.id, ())),
+            conversion=next((Conversion.of(v.evidence) for v in variants.get(one.id, ())), None),
         )
         for one in versions
     )
-
-
-def _conversion(variants: Sequence[Variant]) -> Conversion | None:
-    try:
-        return msgspec.convert(variants[0].evidence, Conversion) if variants else None
-    except msgspec.ValidationError:  # of a variant that was made otherwise
-        return None
 
 
 def _predictions(

@@ -19,6 +19,7 @@ from modelfleet.serving.gateway import (
     Shadow,
     Sticky,
     Target,
+    clusters,
     envoy_binary,
     routes,
 )
@@ -90,6 +91,23 @@ def test_the_503_of_a_pipeline_is_its_answer() -> None:
     never = '"retriable_status_codes": [599]'
     assert never not in json.dumps(json.loads(msgspec.json.encode(plain)))
     assert never in json.dumps(json.loads(msgspec.json.encode(final)))
+
+
+def test_a_pool_has_the_clusters_that_its_routes_name() -> None:
+    pool = PoolAddress("p", ("/a", "/b", "/c"))
+    light, heavy = Target(1, "1.0.0", 1, "p", 10_000, light=True), Target(2, "1.0.0", 1, "p", 1)
+
+    def names(*targets: Target, shadows: tuple[Shadow, ...] = ()) -> dict[object, object]:
+        routes = tuple(
+            EndpointRoutes(f"m{t.version_index}", (t,), shadows=shadows) for t in targets
+        )
+        found = clusters.of(GatewayConfig(1, routes, (pool,)), Path("/f"))
+        return {one["name"]: one["lb_policy"] for one in found}
+
+    assert names() == names(heavy) == {"pool-p": "LEAST_REQUEST"}
+    assert names(light) == {"pool-p-near": "RING_HASH"}
+    both = {"pool-p": "LEAST_REQUEST", "pool-p-near": "RING_HASH"}
+    assert names(light, heavy) == names(light, shadows=(Shadow(3, "p", 100),)) == both
 
 
 def test_only_the_connection_itself_ejects_a_worker() -> None:
