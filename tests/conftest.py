@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from modelfleet.core.authorization import Principal, Role
 from modelfleet.core.database import Database
 from modelfleet.core.layout import Layout
+from modelfleet.core.logs import configure
 from modelfleet.core.settings import Settings
 from modelfleet.wiring import Fleet
 from people import ADMIN, principal
@@ -22,6 +23,12 @@ from postgres_server import Server
 from registrar import Registrar
 
 STORES = ("sqlite", "postgres")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs() -> None:
+    """As in production: tracebacks painted for people take seconds each."""
+    configure()
 
 
 @pytest.fixture(scope="session")

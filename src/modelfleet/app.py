@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import structlog
 from fastapi import FastAPI
 
 from modelfleet import __version__, web
@@ -41,6 +39,7 @@ from modelfleet.client.transport import ports_of
 from modelfleet.compat import mlflow
 from modelfleet.core.errors import Conflict, FleetError
 from modelfleet.core.files import hold
+from modelfleet.core.logs import configure as configure_logs
 from modelfleet.core.settings import Settings, load_settings
 from modelfleet.wiring import Fleet, build
 
@@ -99,19 +98,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     fleet.converters.close()
     fleet.batches.close()
     fleet.database.close()
-
-
-def configure_logs() -> None:
-    """JSON lines on stderr, with the ids of the request that they belong to."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    )
 
 
 def main() -> None:
