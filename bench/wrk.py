@@ -11,6 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+_PACE = """
+local ffi = require("ffi")
+ffi.cdef "typedef struct { long s, ns; } instant; int clock_gettime(int, instant *);"
+local clock, due, behind = ffi.new("instant"), 0, 100
+function delay()  -- each request has its place in one timetable of all connections
+  ffi.C.clock_gettime(1, clock)
+  local now = tonumber(clock.s) * 1e3 + tonumber(clock.ns) / 1e6
+  due = math.max(due + %(pause)f, now - behind)
+  return math.max(0, math.floor(due - now + 0.5))
+end
+"""
 _SCRIPT = """
 wrk.method = "POST"
 wrk.body = '%(body)s'
@@ -75,10 +86,10 @@ class Wrk:
         seconds: float,
         per_second: float = 0.0,
     ) -> None:
-        """per_second: about so many requests while answers are quick; 0 for as many as it takes."""
-        pause = 1000 * connections / per_second if per_second else 0.0
+        """per_second: so many requests, if that many connections can have them answered (what they
+        missed for more than 100 ms is not made up for); 0 for as many as it takes."""
         lines = "\n".join(f"wrk.headers['{name}'] = '{text}'" for name, text in headers.items())
-        delay = f"function delay() return {pause:.3f} end" if pause else ""
+        delay = _PACE % {"pause": 1000 / per_second} if per_second else ""
         self._folder = tempfile.TemporaryDirectory()
         script = Path(self._folder.name) / "post.lua"
         script.write_text(_SCRIPT % {"body": body, "headers": lines, "delay": delay})

@@ -71,6 +71,7 @@ from modelfleet.serving.lab import Lab
 from modelfleet.serving.pipelines.publisher import PlatformKey, Publisher
 from modelfleet.serving.pipelines.service import PipelineService
 from modelfleet.serving.quarantine import QuarantineService
+from modelfleet.serving.shedding import Shedding
 from modelfleet.serving.tuning import TuningService
 from modelfleet.telemetry.evidence import EvidenceReader
 
@@ -214,13 +215,16 @@ def build(settings: Settings) -> Fleet:
         database, registry, plans, workshop, rollouts, lambda: membership.id, sealer.token
     )
     triggers = Triggers(database, plans, _drifted)
+    traffic = TrafficController(settings, serving)
+    shedding = Shedding(layout.control, traffic.endpoints, gateway)
     reconciler = Reconciler(
         layout,
         registry,
         endpoints,
         rollouts,
-        TrafficController(settings, serving),
+        traffic,
         [
+            shedding.look,
             batches.look,
             quarantine.look,
             publisher.observe,

@@ -20,7 +20,7 @@ from modelfleet_worker import binary, log
 from modelfleet_worker.fair import NORMAL, WEIGHTS
 from modelfleet_worker.http import Connection, error_body, presentable
 from modelfleet_worker.invocations import error_body as scoring_error
-from modelfleet_worker.lane import TOO_LATE, DeadlinePassed, Outcome, Overloaded
+from modelfleet_worker.lane import DeadlinePassed, Outcome, Overloaded
 from modelfleet_worker.oip import BadRequest
 from modelfleet_worker.peers import Finding, examine
 from modelfleet_worker.residency import NotLoaded, Residency
@@ -228,8 +228,7 @@ class Exchange:
         try:
             self._check_time()
             facts = self._facts
-            if resident.lane.is_hopeless(self.deadline):  # not worth reading
-                raise Overloaded(TOO_LATE)
+            resident.lane.refuse_if_hopeless(self.deadline)  # then it is not worth reading
             if facts.encoding is not None:
                 body = self._inflated(body, facts.encoding)
             if facts.scoring:

@@ -73,6 +73,20 @@ class Call(Protocol):
     def answer(self, outcome: Outcome) -> None: ...
 
 
+class Tally:
+    """Of a lane since it began."""
+
+    __slots__ = ("busy_s", "refused", "served")
+
+    def __init__(self) -> None:
+        self.served = 0
+        """calls answered in time"""
+        self.refused = 0
+        """calls that were not: refused, or too late"""
+        self.busy_s = 0.0
+        """while the model ran; a run counts when it has ended"""
+
+
 class Lane:
     """run: called in the thread with concatenated inputs and their rows.
     batchable: may several calls share a run?"""
@@ -93,6 +107,7 @@ class Lane:
         self._pace = Pace(row_s)
         self._began = 0.0
         self._closing = False
+        self.tally = Tally()
 
     @property
     def busy(self) -> bool:
@@ -108,9 +123,17 @@ class Lane:
         """Seconds of a batch of one row, as it is thought to be now."""
         return self._pace.takes(1)
 
-    def is_hopeless(self, deadline: Optional[float], rows: int = 1) -> bool:
-        """Whether a call of so many rows could not have its answer in time."""
-        return bool(self._running) and deadline is not None and self._free_at(rows) > deadline
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the model has run, with the run that goes on."""
+        going_on = time.monotonic() - self._began if self._running else 0.0
+        return self.tally.busy_s + going_on
+
+    def refuse_if_hopeless(self, deadline: Optional[float], rows: int = 1) -> None:
+        """Overloaded if a call of so many rows could not have its answer in time."""
+        if self._running and deadline is not None and self._free_at(rows) > deadline:
+            self.tally.refused += 1
+            raise Overloaded(TOO_LATE)
 
     def submit(self, call: Call) -> None:
         """Run or queue it. Overloaded if it would have to wait beyond its deadline."""
@@ -119,8 +142,7 @@ class Lane:
                 self._shed(call, f"this endpoint takes {call.limit} requests at a time")
             elif len(self._waiting) >= MAX_QUEUED:
                 self._shed(call, "too many requests are waiting for this model")
-            if self.is_hopeless(call.deadline, call.rows):
-                raise Overloaded(TOO_LATE)
+            self.refuse_if_hopeless(call.deadline, call.rows)
         self._waiting.push(call)
         self._next()
 
@@ -132,6 +154,7 @@ class Lane:
             if passed and id(call) not in self._abandoned:
                 self._abandoned.add(id(call))
                 late.append(call)
+        self.tally.refused += len(late)
         for call in late:
             call.answer(DeadlinePassed())
 
@@ -143,6 +166,7 @@ class Lane:
 
     def _shed(self, call: Call, reason: str) -> None:
         """Make room by refusing what matters less; Overloaded if nothing does."""
+        self.tally.refused += 1
         last = self._waiting.last_below(call.weight)
         if last is None:
             raise Overloaded(reason)
@@ -191,6 +215,7 @@ class Lane:
             call = self._waiting.peek()
             if call.deadline is None or call.deadline > now:
                 return call
+            self.tally.refused += 1
             self._waiting.pop().answer(DeadlinePassed())
         return None
 
@@ -227,6 +252,8 @@ class Lane:
     def _finished(self, batch: list[Call], outcomes: list[Outcome]) -> None:
         took = time.monotonic() - self._began
         self._pace.learn(sum(call.rows for call in batch), took)
+        self.tally.busy_s += took
+        self.tally.served += len(batch) - len(self._abandoned)
         self._running = []
         try:
             for call, outcome in zip(batch, outcomes):

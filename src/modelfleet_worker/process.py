@@ -150,6 +150,7 @@ class Worker:
         self._control.heartbeat()
         self._control.set_running(self._books.running)
         self._server.sweep(time.monotonic())
+        self._control.tell_loads(self._residency.loads())
         self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _poll(self) -> None:

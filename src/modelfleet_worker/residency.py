@@ -30,7 +30,7 @@ from modelfleet_worker.loading import Loaded
 from modelfleet_worker.peers import fatal_loads
 from modelfleet_worker.resident import Resident
 from modelfleet_worker.wire import desired
-from modelfleet_worker.wire.control import ControlBlock
+from modelfleet_worker.wire.control import ControlBlock, Load
 from modelfleet_worker.wire.desired import PoolSpec, VersionSpec
 
 LINGER_SECONDS = 2.0
@@ -141,6 +141,14 @@ class Residency:
                 waiter.answer(DeadlinePassed())
         for resident in self.table.values():
             resident.lane.sweep(now)
+
+    def loads(self) -> list[Load]:
+        """What is asked of the models that had to refuse something."""
+        return [
+            Load(index, lane.tally.served, lane.tally.refused, int(lane.busy_s * 1e9))
+            for index, lane in ((i, resident.lane) for i, resident in self.table.items())
+            if lane.tally.refused
+        ]
 
     def _follow(self, target: PoolSpec) -> None:
         before, again = self._known, {version.index for version in self._pending} | {*self._failed}

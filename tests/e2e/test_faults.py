@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from load import Load, rows
 from running import Platform, eventually, processes_of, say
-from zoo import EXAMPLE, Linear, Spy
+from zoo import EXAMPLE, Linear, Scarce, Spy
 
+from modelfleet.serving.gateway import GatewayFiles, admin
 from modelfleet.telemetry.evidence import EvidenceReader
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("e2e-faults")]
@@ -116,6 +117,32 @@ def test_the_collector_is_killed_and_counts_each_prediction_once(served: Platfor
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up privileges")
+def test_what_a_model_can_not_answer_is_refused_by_the_gateway(served: Platform) -> None:
+    """Two workers answer a hundred a second; six times as many are asked, by one caller."""
+    served.serve("scarce", Scarce(), EXAMPLE)
+    served.client.api.patch("/v1/endpoints/scarce/traffic", {"timeout_ms": 500})
+    gateway, admin_socket = GatewayFiles(served.layout()), served.layout().gateway_admin_socket
+
+    def refused_there() -> int:
+        found = admin.statistics(admin_socket, "^shed.http_local_rate_limit.rate_limited$")
+        return sum(map(int, (found or {}).values()))
+
+    with served.load("scarce", rows(3), connections=64, pause=0.1) as load:
+        (share,) = eventually(gateway.shares)
+        assert share.endpoint == "scarce"
+        time.sleep(3.0)
+        before, there, began = load.tally.statuses.copy(), refused_there(), time.monotonic()
+        time.sleep(4.0)
+        refused, there = load.tally.statuses[429] - before[429], refused_there() - there
+        good = (load.tally.good - before[200]) / (time.monotonic() - began)
+        said = served.run("gateway", "explain", "scarce").stdout
+    say(f"overload: {good:.0f} of 100 a second, {there} of {refused} refusals by the gateway")
+    assert good >= 70
+    assert there >= 0.7 * refused > 0
+    assert "for now each caller gets" in " ".join(said.split())
+    eventually(lambda: not gateway.shares(), 20)
+
+
 def test_model_code_runs_without_privileges_and_sees_no_keys(served: Platform) -> None:
     served.serve("spy", Spy(str(served.home)), EXAMPLE)
     answer = served.client.predict("spy", EXAMPLE[:1].tolist())

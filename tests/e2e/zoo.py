@@ -46,6 +46,14 @@ class Deliberate(Linear):
         return super().predict(inputs)
 
 
+class Scarce(Linear):
+    """20 ms a row: a worker answers fifty a second, however they are put together."""
+
+    def predict(self, inputs: Arrays) -> dict[str, Any]:
+        time.sleep(0.02 * len(np.asarray(inputs["x"])))
+        return super().predict(inputs)
+
+
 class Heavy(Linear):
     """Takes so many seconds to load."""
 

@@ -235,3 +235,39 @@ async def test_what_is_too_late_is_not_run(model: Model, lane: Lane) -> None:
     assert await in_time.values() == [3]
     assert isinstance(late.outcome, DeadlinePassed)
     assert sum(model.runs) == 2
+
+
+@in_loop
+async def test_a_lane_counts_what_it_served_and_what_came_to_nothing(
+    model: Model, lane: Lane
+) -> None:
+    served = [Ask(1), Ask(2), Ask(3)]
+    for ask in served:
+        lane.submit(ask)
+    late = Ask(4, deadline=time.monotonic() + 0.2)
+    lane.submit(late)
+    with pytest.raises(Overloaded):
+        lane.refuse_if_hopeless(time.monotonic() - 1)
+    with pytest.raises(Overloaded):
+        lane.submit(Ask(5, limit=1))
+    low, high = Ask(6, weight=WEIGHTS[b"low"]), Ask(7, weight=WEIGHTS[b"high"], limit=4)
+    lane.submit(low)
+    lane.submit(high)  # in the place of `low`
+    await asyncio.sleep(0.25)
+    lane.sweep(time.monotonic())
+    assert isinstance(late.outcome, DeadlinePassed)
+    assert lane.tally.refused == 4
+    assert lane.tally.served == 0
+    assert lane.busy_s >= 0.25  # the run goes on
+    model.gate.set()
+    await high.values()
+    while lane.busy:
+        await asyncio.sleep(0.01)
+    assert (lane.tally.served, lane.tally.refused) == (4, 4)
+    assert lane.busy_s == lane.tally.busy_s >= 0.25
+
+
+@in_loop
+async def test_an_idle_lane_refuses_nothing(model: Model, lane: Lane) -> None:
+    lane.refuse_if_hopeless(time.monotonic() - 1)
+    assert (lane.tally.refused, lane.busy_s) == (0, 0.0)

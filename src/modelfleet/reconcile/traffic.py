@@ -21,7 +21,7 @@ from modelfleet.serving import pools, routing
 from modelfleet.serving.compile import Conversion
 from modelfleet.serving.endpoints import Endpoint, EndpointService
 from modelfleet.serving.environments import EnvironmentBuilder
-from modelfleet.serving.gateway import GatewayConfig, GatewayFiles
+from modelfleet.serving.gateway import EndpointRoutes, GatewayConfig, GatewayFiles
 from modelfleet.serving.pipelines.publisher import Additions, Publisher
 from modelfleet.serving.quarantine import QuarantineService
 from modelfleet.serving.tuning import OWN, Choice, TuningService
@@ -58,6 +58,10 @@ class TrafficController:
         self._config = self._load()
         self._variants: dict[str, Variant] = {}
         self._quick: dict[str, bool] = {}
+
+    def endpoints(self) -> Sequence[EndpointRoutes]:
+        """As the gateway was told of them last."""
+        return self._config.endpoints
 
     def take_over(self) -> None:
         """Forget what another control plane may have replaced meanwhile."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from modelfleet.core.layout import Layout
+from modelfleet.serving.pulse import STALE_SECONDS
 from modelfleet_worker.wire import desired
 from modelfleet_worker.wire.control import ControlBlock, State
 from modelfleet_worker.wire.desired import PoolSpec, VersionSpec
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 COMPILED_POOL = "onnx"
-STALE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfleet_worker.wire.control import DEAD_SUFFIX, ControlBlock
+from modelfleet_worker.wire.control import DEAD_SUFFIX, ControlBlock, Load, State
+
+STALE_SECONDS = 3.0
+"""A worker without a heartbeat for so long doesn't count."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,28 @@ def read_pulse(path: Path) -> Pulse | None:
         revision=found.revision,
         error=found.error,
     )
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a ready worker says of models that had to refuse requests, since they were loaded."""
+
+    incarnation: int
+    seconds: float
+    """when it said so; monotonic"""
+    loads: tuple[Load, ...]
+
+
+def read_told(path: Path) -> Told | None:
+    """None of a worker that isn't ready or was silent for long."""
+    try:
+        with ControlBlock.open(path) as block:
+            found = block.snapshot()
+    except (OSError, ValueError):
+        return None
+    if found.state != State.READY or found.silent_for() > STALE_SECONDS:
+        return None
+    return Told(found.incarnation, found.heartbeat_ns / 1e9, found.loads)
 
 
 def create_control_block(path: Path, owner: tuple[int, int] | None) -> None:

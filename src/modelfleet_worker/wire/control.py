@@ -8,6 +8,8 @@ Little-endian layout:
     24 heartbeat u64, CLOCK_MONOTONIC ns | 32 acknowledged revision u64 | 40 records dropped u64
     48 writes u32, odd while a revision is being acknowledged | 52 count of failed versions u32
     56 error, 256 bytes of UTF-8 | 312 failed versions, 64 x u32 | 568 thread that ended us u64
+    1024 loads: count u32 | 1032 their 64 entries of 32 bytes: version index u32 | served u64 (at 8)
+    | refused u64 (at 16) | busy ns u64 (at 24); `writes` is odd while they change, too
     4096 in-flight slots, 128 x 64 bytes: state u8 | version index u32 (at 4) | start u64,
     CLOCK_MONOTONIC ns (at 8) | request id, 36 bytes of ASCII (at 16) | thread u64 (at 52)
     12288 what Python says of a crash, text; it may go on behind the block's end
@@ -27,7 +29,8 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +38,7 @@ CONTROL_BYTES = 16 * 1024
 SLOTS = 128
 ERROR_BYTES = 256
 MAX_FAILED = 64
+MAX_LOADS = 64
 MAGIC = b"MFCTL1\0\0"
 DEAD_SUFFIX = ".dead"
 """in place of `.ctl`: the block of a worker whose death its own requests may have caused"""
@@ -44,6 +48,7 @@ _PID, _STATE, _RUNNING, _HEARTBEAT, _REVISION, _DROPPED, _WRITES, _FAILED_COUNT,
 )  # fmt: skip
 _SLOTS_AT, _SLOT_BYTES = 4096, 64
 _CULPRIT, _CRASH_AT = 568, 12288
+_LOADS_AT, _LOAD = 1024, struct.Struct("<I4xQQQ")
 _CRASHED_THREAD = re.compile(rb"Current thread 0x([0-9a-f]+)")
 _U32, _U64, _TWO_U32 = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<II")
 _HEAD = struct.Struct("<8sIIB3xIQQQII")
@@ -63,6 +68,19 @@ class State(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class Load:
+    """What a model that had to refuse requests did since it was loaded."""
+
+    version: int
+    served: int
+    """requests answered in time"""
+    refused: int
+    """requests that could not be: refused, or too late"""
+    busy_ns: int
+    """during which it ran"""
+
+
+@dataclass(frozen=True)
 class ControlSnapshot:
     """A consistent reading of the header. `failed`: versions that revision could not load."""
 
@@ -75,6 +93,7 @@ class ControlSnapshot:
     running: int
     error: str
     failed: tuple[int, ...]
+    loads: tuple[Load, ...] = ()
 
     def silent_for(self) -> float:
         """Seconds since the last heartbeat."""
@@ -178,11 +197,26 @@ class ControlBlock:
     def acknowledge(self, revision: int, failed: Sequence[int] = ()) -> None:
         """Everything of this revision is resident, but for `failed` (the first 64 are kept)."""
         kept = list(failed)[:MAX_FAILED]
+        with self._changing():
+            _U32.pack_into(self._map, _FAILED_COUNT, len(kept))
+            struct.pack_into(f"<{len(kept)}I", self._map, _FAILED, *kept)
+            _U64.pack_into(self._map, _REVISION, revision)
+
+    def tell_loads(self, loads: Sequence[Load]) -> None:
+        """How much is asked of models that had to refuse something (the first 64 are kept), as of
+        the last heartbeat."""
+        kept = loads[:MAX_LOADS]
+        with self._changing():
+            _U32.pack_into(self._map, _LOADS_AT, len(kept))
+            for number, one in enumerate(kept):
+                at = _LOADS_AT + 8 + number * _LOAD.size
+                _LOAD.pack_into(self._map, at, one.version, one.served, one.refused, one.busy_ns)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
         (writes,) = _U32.unpack_from(self._map, _WRITES)
         _U32.pack_into(self._map, _WRITES, (writes + 1) & 0xFFFFFFFF)
-        _U32.pack_into(self._map, _FAILED_COUNT, len(kept))
-        struct.pack_into(f"<{len(kept)}I", self._map, _FAILED, *kept)
-        _U64.pack_into(self._map, _REVISION, revision)
+        yield
         _U32.pack_into(self._map, _WRITES, (writes + 2) & 0xFFFFFFFF)
 
     def watch_for_crashes(self) -> None:
@@ -240,11 +274,7 @@ class ControlBlock:
 
     def snapshot(self) -> ControlSnapshot:
         """Read the header; again while the worker is changing it."""
-        for _ in range(100):
-            raw = self._map[:_SLOTS_AT]
-            (writes,) = _U32.unpack_from(self._map, _WRITES)
-            if writes % 2 == 0 and writes == _U32.unpack_from(raw, _WRITES)[0]:
-                break
+        raw = self._settled()
         _, pid, incarnation, state, running, heartbeat, revision, dropped, _, count = (
             _HEAD.unpack_from(raw)
         )
@@ -260,7 +290,16 @@ class ControlBlock:
             running=running,
             error=error,
             failed=tuple(failed),
+            loads=tuple(_loads(raw)),
         )
+
+    def _settled(self) -> bytes:
+        for _ in range(100):
+            raw = self._map[:_SLOTS_AT]
+            (writes,) = _U32.unpack_from(self._map, _WRITES)
+            if writes % 2 == 0 and writes == _U32.unpack_from(raw, _WRITES)[0]:
+                break
+        return raw
 
     def slots(self) -> list[Slot]:
         """The requests that run (or that died with the process)."""
@@ -272,3 +311,9 @@ class ControlBlock:
                 request_id = text.rstrip(b"\0").decode("ascii", "replace")
                 found.append(Slot(number, version, started, request_id, thread))
         return found
+
+
+def _loads(raw: bytes) -> Iterator[Load]:
+    (count,) = _U32.unpack_from(raw, _LOADS_AT)
+    for number in range(min(count, MAX_LOADS)):
+        yield Load(*_LOAD.unpack_from(raw, _LOADS_AT + 8 + number * _LOAD.size))

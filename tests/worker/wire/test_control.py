@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfleet_worker.wire.control import MAX_FAILED, SLOTS, ControlBlock, State
+from modelfleet_worker.wire.control import MAX_FAILED, MAX_LOADS, SLOTS, ControlBlock, Load, State
 
 OWNER = """
 import sys, time
@@ -46,6 +46,23 @@ def test_more_failures_than_fit_are_cut(tmp_path: Path) -> None:
     assert len(block.snapshot().failed) == MAX_FAILED
     block.acknowledge(2)
     assert block.snapshot().failed == ()
+
+
+def test_loads_are_told_as_they_are(tmp_path: Path) -> None:
+    block = ControlBlock.create(tmp_path / "c")
+    block.begin(0)
+    block.acknowledge(1, [5])
+    told = [Load(1, 2**40, 3, 4), Load(4_000_000_000, 0, 1, 2**63)]
+    block.tell_loads(told)
+    seen = ControlBlock.open(tmp_path / "c").snapshot()
+    assert seen.loads == tuple(told)
+    assert (seen.revision, seen.failed) == (1, (5,))
+    many = [Load(index, index, 1, 1) for index in range(MAX_LOADS + 9)]
+    block.tell_loads(many)
+    assert block.snapshot().loads == tuple(many[:MAX_LOADS])
+    assert block.slots() == []
+    block.tell_loads([])
+    assert block.snapshot().loads == ()
 
 
 def test_slots_are_taken_and_freed(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from modelfleet.serving.gateway.explain import Explanation
 from modelfleet.serving.gateway.files import GatewayFiles, GatewayStatistics
 from modelfleet.serving.gateway.listener import Limits
 from modelfleet.serving.gateway.overload import Capacity
+from modelfleet.serving.gateway.shed import FairShare
 
 __all__ = [
     "Asked",
@@ -28,6 +29,7 @@ __all__ = [
     "Decision",
     "EndpointRoutes",
     "Explanation",
+    "FairShare",
     "GatewayConfig",
     "GatewayFiles",
     "GatewayStatistics",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from modelfleet.serving.gateway import access, limits
+from modelfleet.serving.gateway import access, limits, shed
 from modelfleet.serving.gateway.clusters import CONTROL_PLANE, GRPC, name_of
 from modelfleet.serving.gateway.config import EndpointRoutes, Rule, Shadow, Sticky, Target
 
@@ -130,6 +130,8 @@ def _route(
     settings = access.endpoint(endpoint.name)
     if needs_caller(endpoint):
         settings |= limits.choose_again()
+    if not all(target.light for target in endpoint.targets):
+        settings |= shed.route()
     if endpoint.rate_limit is not None:
         settings |= limits.per_caller(endpoint.name, endpoint.rate_limit)
     found["typed_per_filter_config"] = settings

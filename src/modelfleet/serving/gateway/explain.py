@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from modelfleet.serving.gateway.actions import retries
 from modelfleet.serving.gateway.clusters import name_of
 from modelfleet.serving.gateway.config import EndpointRoutes, GatewayConfig
 from modelfleet.serving.gateway.decide import Asked, Decision, decide, in_words
+from modelfleet.serving.gateway.shed import FairShare
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ def explain(
     running: int,
     refused: int,
     health: Mapping[str, str] | None,
+    shares: Sequence[FairShare] = (),
     asked: Asked | None = None,
 ) -> Explanation:
-    """`health` by address, see `health_of`."""
+    """`health` by address, see `health_of`. shares: of callers, where too much is asked."""
     found = next((one for one in config.endpoints if one.name == name), None)
     if found is None:
         missing = Decision(404, "The gateway was told nothing of this endpoint.") if asked else None
@@ -98,7 +100,7 @@ def explain(
             for one in found.shadows
         ),
         patience=_patience(found),
-        limits=_limits(found),
+        limits=(*_limits(found), *_shed(found, shares)),
         access=f"Keys with the scope {name} or *, or with {name}:infer, :metadata or :feedback "
         "for that alone; none that was revoked.",
         decision=decide(found, asked) if asked else None,
@@ -131,6 +133,15 @@ def _limits(endpoint: EndpointRoutes) -> tuple[str, ...]:
             "has no more than nine tenths of the pool's requests"
         )
     return tuple(words)
+
+
+def _shed(endpoint: EndpointRoutes, shares: Sequence[FairShare]) -> Iterator[str]:
+    for share in shares:
+        if share.endpoint == endpoint.name:
+            yield (
+                "more is asked than the model can answer: for now each caller gets "
+                f"{share.per_second:.3g} requests a second, then 429"
+            )
 
 
 _HEALTHY = "healthy"

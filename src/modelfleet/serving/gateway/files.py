@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from modelfleet.core.clock import now_us
 from modelfleet.core.errors import FleetError
 from modelfleet.core.files import write_atomically
 from modelfleet.core.layout import Layout
@@ -26,6 +27,7 @@ from modelfleet.serving.gateway import (
     listener,
     overload,
     routes,
+    shed,
 )
 from modelfleet.serving.gateway.certificates import Certificates
 from modelfleet.serving.gateway.config import GatewayConfig
@@ -80,6 +82,7 @@ class GatewayFiles:
         self._keys = layout.keys
         self._admin = layout.gateway_admin_socket
         self._inside = layout.gateway_socket
+        self._shares = layout.gateway / "shares.json"
         self._limits = limits
         self._grpc = layout.grpc_socket
         self._routes = routes.RouteRenderer()
@@ -116,6 +119,8 @@ class GatewayFiles:
             self._put("cds.json", clusters.render("0", []))
         if not (self._folder / "rds.json").exists():
             self._put("rds.json", routes.render(GatewayConfig(0), self.secret()))
+        if not (self._folder / shed.FILE).exists():
+            self.set_shares(())
         self._renew_routes()
         self._put("lds.json", entrance)
 
@@ -154,6 +159,18 @@ class GatewayFiles:
         self._publish("cds.json", clusters.render(version, [*self._wanted, *leaving]), version)
         self._await_health(names)
         self._publish("rds.json", self._routes.render(config, self.secret()), version)
+
+    def set_shares(self, shares: Sequence[shed.FairShare]) -> None:
+        """From now on the gateway refuses what is more than these."""
+        self._put(shed.FILE, shed.render(str(now_us()), shares))
+        write_atomically(self._shares, msgspec.json.encode(shares))
+
+    def shares(self) -> list[shed.FairShare]:
+        """The fair shares that count now."""
+        try:
+            return msgspec.json.decode(self._shares.read_bytes(), type=list[shed.FairShare])
+        except FileNotFoundError:
+            return []
 
     def tidy(self) -> bool:
         """Drop the clusters that nothing routes to since five seconds. True if none is left."""
@@ -195,6 +212,7 @@ class GatewayFiles:
             running=self.acknowledged(),
             refused=found.rejected if found else 0,
             health=health_of(self._admin),
+            shares=self.shares(),
             asked=asked,
         )
 

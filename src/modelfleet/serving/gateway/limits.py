@@ -4,11 +4,13 @@ needs one switches it on. Others pay nothing for them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from modelfleet.serving.gateway.config import RateLimit
 
 _TYPES = "type.googleapis.com/envoy"
 _LUA = f"{_TYPES}.extensions.filters.http.lua.v3"
-_RATE = f"{_TYPES}.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
+RATE = f"{_TYPES}.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 _CHOOSE_AGAIN = "modelfleet.choose_again"
 _RATE_LIMIT = "modelfleet.rate_limit"
 _BUFFER = "envoy.filters.http.buffer"
@@ -17,60 +19,73 @@ _CALLERS = 10_000
 """Buckets of one endpoint; beyond them, the caller who was away longest gets a new one."""
 
 
-def filters() -> list[dict[str, object]]:
-    """They stand behind access: who may not pass uses up nobody's share."""
+def choosing_again() -> dict[str, object]:
+    """The filter of `choose_again`, as it stands in the listener: behind access."""
     script = "function envoy_on_request(handle) handle:clearRouteCache() end"
-    return [
-        {
-            "name": _CHOOSE_AGAIN,
-            "disabled": True,
-            "typed_config": {
-                "@type": f"{_LUA}.Lua",
-                "default_source_code": {"inline_string": script},
-            },
-        },
-        {
-            "name": _RATE_LIMIT,
-            "disabled": True,
-            "typed_config": {"@type": _RATE, "stat_prefix": "rate_limit"},
-        },
-    ]
+    return {
+        "name": _CHOOSE_AGAIN,
+        "disabled": True,
+        "typed_config": {"@type": f"{_LUA}.Lua", "default_source_code": {"inline_string": script}},
+    }
+
+
+def rate_limit() -> dict[str, object]:
+    """The filter of `per_caller`. It stands behind access: who may not pass uses up no share. And
+    behind the body limits: a request that is refused before it was read costs the client its
+    connection."""
+    return {
+        "name": _RATE_LIMIT,
+        "disabled": True,
+        "typed_config": {"@type": RATE, "stat_prefix": "rate_limit"},
+    }
 
 
 def choose_again() -> dict[str, object]:
     """Routes are chosen before the key is read; here they are chosen once more, with the caller."""
-    return {_CHOOSE_AGAIN: _on({})}
+    return on(_CHOOSE_AGAIN)
 
 
 def per_caller(endpoint: str, limit: RateLimit) -> dict[str, object]:
     """A bucket for each caller. A new route configuration begins with full ones."""
-    always = {"default_value": {"numerator": 100}}
     bucket = {
         "max_tokens": limit.requests,
         "tokens_per_fill": limit.requests,
         "fill_interval": f"{limit.seconds}s",
     }
-    caller = {"request_headers": {"header_name": "x-mf-caller", "descriptor_key": "caller"}}
     retry_after = {"key": "retry-after", "value": str(limit.seconds)}
+    by_caller = buckets(
+        "rate_limit",
+        actions=[[{"request_headers": header("x-mf-caller", "caller")}]],
+        descriptors=[{"entries": [{"key": "caller"}], "token_bucket": bucket}],
+    )
+    later = {"header": retry_after, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {_RATE_LIMIT: {**by_caller, "response_headers_to_add": [later]}}
+
+
+def header(name: str, key: str) -> dict[str, object]:
+    """A header's value is what the entry `key` of a descriptor holds."""
+    return {"header_name": name, "descriptor_key": key}
+
+
+def buckets(
+    name: str, *, actions: Sequence[object], descriptors: Sequence[object]
+) -> dict[str, object]:
+    """Local rate limits: what `descriptors` say of requests that fit them, else none."""
+    always = {"default_value": {"numerator": 100}}
     return {
-        _RATE_LIMIT: {
-            "@type": _RATE,
-            "stat_prefix": "rate_limit",
-            "filter_enabled": always,
-            "filter_enforced": always,
-            "token_bucket": {
-                "max_tokens": _NO_LIMIT,
-                "tokens_per_fill": _NO_LIMIT,
-                "fill_interval": "1s",
-            },
-            "always_consume_default_token_bucket": False,
-            "max_dynamic_descriptors": _CALLERS,
-            "rate_limits": [{"actions": [caller]}],
-            "descriptors": [{"entries": [{"key": "caller"}], "token_bucket": bucket}],
-            "response_headers_to_add": [
-                {"header": retry_after, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-            ],
-        }
+        "@type": RATE,
+        "stat_prefix": name,
+        "filter_enabled": always,
+        "filter_enforced": always,
+        "token_bucket": {
+            "max_tokens": _NO_LIMIT,
+            "tokens_per_fill": _NO_LIMIT,
+            "fill_interval": "1s",
+        },
+        "always_consume_default_token_bucket": False,
+        "max_dynamic_descriptors": _CALLERS,
+        "rate_limits": [{"actions": one} for one in actions],
+        "descriptors": descriptors,
     }
 
 
@@ -80,5 +95,6 @@ def streaming() -> dict[str, object]:
     return {_BUFFER: {"@type": kind, "disabled": True}}
 
 
-def _on(config: dict[str, object]) -> dict[str, object]:
-    return {"@type": f"{_TYPES}.config.route.v3.FilterConfig", "config": config}
+def on(name: str) -> dict[str, object]:
+    """A route's own settings: the filter of that name counts here."""
+    return {name: {"@type": f"{_TYPES}.config.route.v3.FilterConfig", "config": {}}}

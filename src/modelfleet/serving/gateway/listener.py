@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelfleet.core.settings import ServingSettings
-from modelfleet.serving.gateway import access, limits, overload, tls
+from modelfleet.serving.gateway import access, limits, overload, shed, tls
 from modelfleet.serving.gateway.bootstrap import NODE
 from modelfleet.serving.gateway.replies import local_replies
 from modelfleet.serving.gateway.routes import ROUTES
@@ -146,9 +146,11 @@ def _http(jwks: str, most: Limits, folder: Path) -> dict[str, object]:
         },
         "http_filters": [
             *access.filters(jwks),
-            *limits.filters(),
+            limits.choosing_again(),
             _compressor(),
             *_body_limits(most.body_bytes),
+            limits.rate_limit(),
+            shed.listener_filter(folder),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {

@@ -15,7 +15,7 @@ def local_replies(max_body_bytes: int, headers: int, header_kb: int) -> dict[str
         (408, "The request did not arrive in time."),
         (413, f"The request is larger than {max_body_bytes} bytes."),
         (431, f"The request has more than {headers} headers or {header_kb} KiB of them."),
-        (429, f"Too many requests: {_AS_SAID}."),
+        (429, "This endpoint takes no more requests of this caller for now."),
         (503, f"Nobody could answer: {_AS_SAID}."),
         (504, "There was no answer in time."),
     )
