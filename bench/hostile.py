@@ -1,4 +1,4 @@
-"""What bad neighbours do to a good client: its p50 and p99, before, meanwhile and after.
+"""What bad neighbours do to a good client: its p50 and p99, without and with them by turns.
 
 A real platform, one small model, one paced client (open loop) and one kind of trouble at a time.
 Trouble is bounded: all of it comes from this process's children and goes to 127.0.0.1.
@@ -16,7 +16,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +158,27 @@ def row(name: str, before: list[float], during: list[float]) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def in_trouble(
+    name: str, trouble: Callable[[int, str], None], port: int, key: str
+) -> Iterator[None]:
+    child = multiprocessing.Process(target=trouble, args=(port, key), daemon=True)
+    _UNDER_WAY.clear()
+    child.start()
+    if not _UNDER_WAY.wait(60):
+        raise SystemExit(f"{name}: it did not begin within a minute")
+    time.sleep(2)
+    yield
+    child.kill()
+    child.join()
+    time.sleep(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
-    parser.add_argument("--rate", type=float, default=100.0, help="of the good client, per second")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each turn")
+    parser.add_argument("--turns", type=int, default=4, help="without and with each trouble")
+    parser.add_argument("--rate", type=float, default=300.0, help="of the good client, per second")
     parser.add_argument("--only", default="", help="troubles whose names hold this")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -177,18 +194,12 @@ def main() -> None:
         for name, trouble in TROUBLE.items():
             if arguments.only not in name:
                 continue
-            before = measure(port, platform.key, arguments.seconds, arguments.rate)
-            child = multiprocessing.Process(target=trouble, args=(port, platform.key), daemon=True)
-            _UNDER_WAY.clear()
-            child.start()
-            if not _UNDER_WAY.wait(60):
-                raise SystemExit(f"{name}: it did not begin within a minute")
-            time.sleep(2)
-            during = measure(port, platform.key, arguments.seconds, arguments.rate)
-            child.kill()
-            child.join()
-            time.sleep(1)
-            before += measure(port, platform.key, arguments.seconds, arguments.rate)
+            before: list[float] = []
+            during: list[float] = []
+            for _ in range(arguments.turns):
+                before += measure(port, platform.key, arguments.seconds, arguments.rate)
+                with in_trouble(name, trouble, port, platform.key):
+                    during += measure(port, platform.key, arguments.seconds, arguments.rate)
             found.append(row(name, before, during))
             if not arguments.json:
                 one = found[-1]

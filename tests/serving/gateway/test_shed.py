@@ -132,3 +132,13 @@ def test_shares_outlive_a_restart_of_what_writes_them(shedding: Gateway) -> None
     shedding.start_files()
     assert shedding.files.shares() == [FairShare("m1", 0.2)]
     assert asked(shedding, token, 5) == {429: 5}
+
+
+def test_an_unreadable_file_stops_nobody(gateway: Gateway) -> None:
+    """What was written by whom ever: the gateway starts without shares, and says that it refused."""
+    gateway.start_files()
+    (gateway.layout.gateway / "shed.json").write_text("{}")
+    gateway.start()
+    gateway.files.write(GatewayConfig(1, CONFIG.endpoints, (gateway.pool("p"),)))
+    token = gateway.token_of("alice", "*")
+    wait_until(lambda: asked(gateway, token, 5) == {200: 5}, "answers", 30)

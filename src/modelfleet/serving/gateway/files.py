@@ -42,6 +42,7 @@ _VERSION = {
     "cds.json": "cluster_manager.cds",
     "rds.json": f"http.gateway.rds.{routes.ROUTES}",
     "lds.json": "listener_manager.lds",
+    shed.FILE: f"extension_config_discovery.http_filter.{shed.FILTER}",
 }
 _DEFAULT = overload.Capacity()
 _MEMBERS = "membership_healthy"

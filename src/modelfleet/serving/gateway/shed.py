@@ -17,7 +17,7 @@ from modelfleet.serving.gateway.config import Priority
 from modelfleet_worker.fair import WEIGHTS
 
 FILE = "shed.json"
-_SHED = "modelfleet.shed"
+FILTER = "modelfleet.shed"
 _TYPES = "type.googleapis.com/envoy"
 _SECONDS = 0.1
 """In which a bucket is filled; Envoy takes 50 ms at least."""
@@ -38,7 +38,7 @@ def listener_filter(folder: Path) -> dict[str, object]:
     """It stands behind the body limits: a request that is refused before it was read would cost the
     client its connection."""
     return {
-        "name": _SHED,
+        "name": FILTER,
         "disabled": True,
         "config_discovery": {
             "config_source": {
@@ -46,27 +46,32 @@ def listener_filter(folder: Path) -> dict[str, object]:
                 "resource_api_version": "V3",
             },
             "type_urls": [limits.RATE],
+            "default_config": _limits(()),  # should the file be unreadable
         },
     }
 
 
 def route() -> dict[str, object]:
     """Switches it on."""
-    return limits.on(_SHED)
+    return limits.on(FILTER)
 
 
 def render(version: str, shares: Sequence[FairShare]) -> dict[str, object]:
     """shed.json."""
     resource = {
         "@type": f"{_TYPES}.config.core.v3.TypedExtensionConfig",
-        "name": _SHED,
-        "typed_config": limits.buckets(
-            "shed",
-            actions=[_actions(one) for one in shares],
-            descriptors=[bucket for one in shares for bucket in _buckets(one)],
-        ),
+        "name": FILTER,
+        "typed_config": _limits(shares),
     }
     return {"version_info": version, "resources": [resource]}
+
+
+def _limits(shares: Sequence[FairShare]) -> dict[str, object]:
+    return limits.buckets(
+        "shed",
+        actions=[_actions(one) for one in shares],
+        descriptors=[bucket for one in shares for bucket in _buckets(one)],
+    )
 
 
 def _actions(share: FairShare) -> list[dict[str, object]]:
