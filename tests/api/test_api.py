@@ -282,3 +282,17 @@ def test_the_audit_log_pages_and_can_be_verified(full: Api) -> None:
     with full.fleet.database.begin() as connection:
         connection.execute(sa.update(table).where(table.c.sequence == 2).values(principal="eve"))
     assert full.get("/v1/audit/verify") == {"intact": False, "first_broken": 2}
+
+
+def test_what_moves_traffic_wakes_the_reconciler(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[str] = []
+    monkeypatch.setattr(api.fleet.reconciler, "wake", lambda: woken.append("now"))
+    api.post("/v1/principals", {"name": "bob"})
+    made: Any = api.post("/v1/keys", {"principal": "bob", "models": ["churn"]})
+    assert len(woken) == 1
+    assert api.http.get("/v1/keys", headers=api.admin).status_code == 200
+    assert api.http.delete("/v1/keys/unknown", headers=api.admin).status_code == 404
+    assert len(woken) == 1
+    gone = api.http.delete(f"/v1/keys/{made['info']['id']}", headers=api.admin)
+    assert gone.status_code == 204
+    assert len(woken) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -462,3 +462,31 @@ def test_the_thread_survives_what_its_parts_throw(machine: Machine, registrar: R
     assert machine.state(rollout) == "succeeded"
     assert {"fail", "other"} <= set(calls)
     assert machine.reconciler.last_round > 0
+
+
+def test_a_change_does_not_wait_for_the_next_round(machine: Machine, registrar: Registrar) -> None:
+    machine.reconciler._interval = 3600.0
+    machine.reconciler.start()
+    try:
+        _until(lambda: machine.reconciler.last_round > 0)
+        rollout = machine.deploy(registrar.ready())
+        before = machine.reconciler.last_round
+        time.sleep(0.2)
+        assert machine.reconciler.last_round == before
+        for _ in range(5):
+            before = machine.reconciler.last_round
+            machine.workers()
+            machine.reconciler.wake()
+            _until(lambda: machine.reconciler.last_round > before)  # noqa: B023
+        assert machine.state(rollout) == "succeeded"
+    finally:
+        began = time.monotonic()
+        machine.reconciler.stop()
+    assert time.monotonic() - began < 60
+
+
+def _until(so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not so():
+        assert time.monotonic() < end
+        time.sleep(0.01)

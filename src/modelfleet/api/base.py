@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import structlog
@@ -18,6 +19,9 @@ from modelfleet.wiring import Fleet
 log = structlog.get_logger(__name__)
 COOKIE = "modelfleet_session"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_MOVES_TRAFFIC = re.compile(
+    "(?:/v1)?/(?:endpoints|rollouts|rollout-groups|approvals|keys|pipelines|quarantine)(?:/|$)"
+)
 
 
 def permits(action: Action | None) -> dict[str, Any]:
@@ -68,6 +72,9 @@ def install(app: FastAPI) -> None:
         request.state.correlation_id = request.headers.get("x-request-id", "")[:80] or new_id()
         with structlog.contextvars.bound_contextvars(request_id=request.state.correlation_id):
             response = await call_next(request)
+        changed = request.method not in _SAFE and response.status_code < 400
+        if changed and _MOVES_TRAFFIC.match(request.url.path):
+            fleet_of(request).reconciler.wake()
         response.headers["x-request-id"] = request.state.correlation_id
         return response
 

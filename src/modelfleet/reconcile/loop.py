@@ -61,6 +61,7 @@ class Reconciler:
         self._let_go = let_go
         self._led_as = ""
         self._stop = threading.Event()
+        self._due = threading.Event()
         self._thread: threading.Thread | None = None
         self._load_errors: Mapping[int, str] = {}
         self._watch = b""
@@ -72,14 +73,20 @@ class Reconciler:
         self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
         self._thread.start()
 
+    def wake(self) -> None:
+        """Something changed that should not wait for the next round."""
+        self._due.set()
+
     def stop(self) -> None:
         self._stop.set()
+        self._due.set()
         if self._thread is not None:
             self._thread.join()
 
     def _loop(self) -> None:
         looked = 0.0
         while not self._stop.is_set():
+            self._due.clear()
             began = time.monotonic()
             due = began - looked >= _LOOK_SECONDS
             if due:
@@ -99,7 +106,11 @@ class Reconciler:
             if due:
                 for one in self._own:
                     self._guarded(one)
-            self._stop.wait(max(self._interval - (time.monotonic() - began), 0.01))
+            took = time.monotonic() - began
+            left = self._interval - took
+            breath = max(min(took, left), 0.01)  # also if it is woken all the time
+            self._stop.wait(breath)
+            self._due.wait(max(left - breath, 0.0))
 
     def _take_over(self, name: str) -> None:
         """Another one may have led until now: what is on disk counts, not what we remember."""

@@ -135,7 +135,7 @@ def test_shares_outlive_a_restart_of_what_writes_them(shedding: Gateway) -> None
 
 
 def test_an_unreadable_file_stops_nobody(gateway: Gateway) -> None:
-    """What was written by whom ever: the gateway starts without shares, and says that it refused."""
+    """The gateway starts without shares."""
     gateway.start_files()
     (gateway.layout.gateway / "shed.json").write_text("{}")
     gateway.start()
