@@ -117,7 +117,7 @@ def overload(client: Client, factor: float, seconds: float) -> tuple[float, Outc
         url(client, BUSY),
         body(),
         headers(**{"x-mf-timeout-ms": "250"}),
-        connections=3000,
+        connections=600,
         seconds=seconds,
         per_second=best * factor,
     )

@@ -6,6 +6,7 @@ each caller follows from that, and the gateway refuses the rest (see `gateway.sh
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ _UNUSED = 1.5
 _CHANGE = 0.05
 """Smaller changes are not worth telling the gateway."""
 _SHORTEST_S = 0.5
+_LAG_S = 0.1
+"""until a change counts at the gateway, and what was let in before it is out of the queue"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Reading:
     refused: float
     busy: float
     """share of the time in which it ran"""
+    since: float = 0.0
+    """monotonic seconds"""
 
 
 def fair_share(before: float | None, now: Reading) -> float | None:
@@ -77,6 +82,7 @@ class Shedding:
         self._controls = controls
         self._endpoints = endpoints
         self._gateway = gateway
+        self._changed: dict[str, float] = {}
         self._known: dict[str, tuple[Told, dict[int, Reading]]] = {}
 
     def look(self) -> None:
@@ -84,10 +90,13 @@ class Shedding:
         before = {one.endpoint: one for one in self._gateway.shares()}
         if not readings and not before:
             return
-        after = {one.endpoint: one for one in _shares(self._endpoints(), readings, before)}
+        shares = _shares(self._endpoints(), readings, before, self._changed)
+        after = {one.endpoint: one for one in shares}
         if not _differ(before, after):
             return
         self._gateway.set_shares(list(after.values()))
+        changed = {name for name, one in after.items() if before.get(name) != one}
+        self._changed |= dict.fromkeys(changed, time.monotonic())
         for name in after.keys() - before.keys():
             log.warning("overload", endpoint=name, of_a_caller_per_second=after[name].per_second)
         for name in before.keys() - after.keys():
@@ -133,6 +142,7 @@ def _rates(before: Told, now: Told) -> Iterator[tuple[int, Reading]]:
                 (one.served - old.served) / seconds,
                 (one.refused - old.refused) / seconds,
                 min(max(busy, 0.0), 1.0),
+                before.seconds,
             ),
         )
 
@@ -142,6 +152,7 @@ def _together(told: Sequence[Reading]) -> Reading:
         sum(one.served for one in told),
         sum(one.refused for one in told),
         sum(one.busy for one in told) / len(told),
+        min(one.since for one in told),
     )
 
 
@@ -149,14 +160,15 @@ def _shares(
     endpoints: Sequence[EndpointRoutes],
     readings: Mapping[int, Reading | None],
     before: Mapping[str, FairShare],
+    changed: Mapping[str, float],
 ) -> Iterator[FairShare]:
-    """One whose workers don't tell yet stays as it is."""
+    """One whose workers don't tell yet what came of its last change stays as it is."""
     for endpoint in endpoints:
         version, old = _only_version(endpoint), before.get(endpoint.name)
         if version is None or version not in readings:
             continue
         reading, share = readings[version], old.per_second if old else None
-        if reading is not None:
+        if reading is not None and reading.since > changed.get(endpoint.name, 0.0) + _LAG_S:
             share = fair_share(share, reading)
         if share is not None:
             yield FairShare(endpoint.name, share, endpoint.priority)
