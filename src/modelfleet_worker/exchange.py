@@ -235,7 +235,7 @@ class Exchange:
             if resident.lane.is_hopeless(self.deadline):  # not worth reading
                 raise Overloaded(TOO_LATE)
             if facts.encoding is not None:
-                body = self._inflated(body, facts.encoding)
+                body = unpacked(body, facts.encoding, self._connection.max_body)
             if facts.scoring:
                 decoded = resident.invocations.decode(body, facts.kind)
             else:
@@ -335,15 +335,6 @@ class Exchange:
         if self._facts.timeout_ms == 0:
             raise Refusal(504, "the deadline had passed before the request arrived")
 
-    def _inflated(self, body: bytes, encoding: bytes) -> bytes:
-        encoding = encoding.lower()
-        if encoding in (b"identity", b""):
-            return body
-        wbits = _ENCODINGS.get(encoding)
-        if wbits is None:
-            raise Refusal(415, "Content-Encoding must be gzip or deflate")
-        return inflate(body, wbits, self._connection.max_body)
-
     def _succeed(self, outputs: list[Array]) -> None:
         resident = self._resident
         assert resident is not None
@@ -433,6 +424,17 @@ def _key(key: Optional[bytes], name: Optional[bytes], cookies: bytes) -> str:
         pairs = (one.strip().partition(b"=") for one in cookies.split(b";"))
         key = next((value for named, _, value in pairs if named == name), None)
     return key.decode("latin-1")[:200] if key else ""
+
+
+def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """A body without its Content-Encoding, of at most `limit` bytes; Refusal if that can't be."""
+    encoding = encoding.lower()
+    if encoding in (b"identity", b""):
+        return body
+    wbits = _ENCODINGS.get(encoding)
+    if wbits is None:
+        raise Refusal(415, "Content-Encoding must be gzip or deflate")
+    return inflate(body, wbits, limit)
 
 
 def inflate(body: bytes, wbits: int, limit: int) -> bytes:

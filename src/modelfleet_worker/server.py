@@ -27,7 +27,8 @@ MAX_BODY = 16 << 20
 HALF_READ_SECONDS = 60.0
 _MODELS = b"/v2/models/"
 _ASKS = ("infer", VERB)
-_READS = (b"GET", b"HEAD")
+READS = (b"GET", b"HEAD")
+ALLOW_READS = b"allow: GET, HEAD"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -106,8 +107,8 @@ class ModelServer:
 
     def _describe(self, path: Path, request: Request, connection: Connection) -> None:
         asks = path.verb in _ASKS
-        if asks or request.head.method not in _READS:
-            allow = b"allow: POST" if asks else b"allow: GET, HEAD"
+        if asks or request.head.method not in READS:
+            allow = b"allow: POST" if asks else ALLOW_READS
             reason = "metadata is read by GET, inference is POST"
             connection.respond(405, error_body(reason), allow)
             return
@@ -135,7 +136,7 @@ class ModelServer:
 
     def _about_server(self, request: Request, connection: Connection) -> None:
         target = request.head.target.partition(b"?")[0].rstrip(b"/")
-        if request.head.method not in _READS:
+        if request.head.method not in READS:
             connection.respond(404, error_body("there is nothing to do here"))
         elif target == b"/v2":
             body: dict[str, object] = {
