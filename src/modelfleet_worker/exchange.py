@@ -36,7 +36,11 @@ LOOKS = 16
 """How often, over about a second, a request that a dead worker holds is looked for again."""
 GONE = 499
 """Status in the record of a request whose client went away while it waited; nobody sees it."""
-_ENCODINGS = {b"gzip": 31, b"deflate": 15}
+_GZIP, _ZLIB = 31, 15
+_ENCODINGS = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": _ZLIB}
+_GZIP_START = b"\x1f\x8b"
+_MEMBERS = 64
+"""Of one gzip body; each takes a copy of what follows it."""
 
 
 class Refusal(Exception):
@@ -230,7 +234,7 @@ class Exchange:
             facts = self._facts
             resident.lane.refuse_if_hopeless(self.deadline)  # then it is not worth reading
             if facts.encoding is not None:
-                body = self._inflated(body, facts.encoding)
+                body = unpacked(body, facts.encoding, self._connection.max_body)
             if facts.scoring:
                 decoded = resident.invocations.decode(body, facts.kind)
             else:
@@ -245,7 +249,7 @@ class Exchange:
             else:
                 self._queue(resident)
         except BadRequest as error:
-            self.fail(400, str(error))
+            self.fail(error.status, str(error))
         except Refusal as error:
             self.fail(error.status, str(error))
         except Overloaded as error:
@@ -329,14 +333,6 @@ class Exchange:
     def _check_time(self) -> None:
         if self._facts.timeout_ms == 0:
             raise Refusal(504, "the deadline had passed before the request arrived")
-
-    def _inflated(self, body: bytes, encoding: bytes) -> bytes:
-        if encoding == b"identity":
-            return body
-        wbits = _ENCODINGS.get(encoding.lower())
-        if wbits is None:
-            raise Refusal(415, "Content-Encoding must be gzip or deflate")
-        return inflate(body, wbits, self._connection.max_body)
 
     def _succeed(self, outputs: list[Array]) -> None:
         resident = self._resident
@@ -429,18 +425,38 @@ def _key(key: Optional[bytes], name: Optional[bytes], cookies: bytes) -> str:
     return key.decode("latin-1")[:200] if key else ""
 
 
+def unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """A body without its Content-Encoding, of at most `limit` bytes; Refusal if that can't be."""
+    encoding = encoding.lower()
+    if encoding in (b"identity", b""):
+        return body
+    wbits = _ENCODINGS.get(encoding)
+    if wbits is None:
+        raise Refusal(415, "Content-Encoding must be gzip or deflate")
+    return inflate(body, wbits, limit)
+
+
 def inflate(body: bytes, wbits: int, limit: int) -> bytes:
-    """A gzip or zlib body of at most `limit` bytes, inflated. Refusal if it is longer or broken."""
-    state = zlib.decompressobj(wbits)
-    try:
-        plain = state.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise Refusal(400, f"the compressed body is broken: {error}") from error
-    if len(plain) > limit:
-        raise Refusal(413, f"the inflated body is longer than {limit} bytes")
-    if not state.eof or state.unused_data:
-        raise Refusal(400, "the compressed body is cut off or followed by something else")
-    return plain
+    """A gzip or zlib body of at most `limit` bytes, inflated. Refusal if it is longer or broken.
+    gzip may have several members."""
+    parts: list[bytes] = []
+    left = limit
+    for _ in range(_MEMBERS):
+        state = zlib.decompressobj(wbits)
+        try:
+            plain = state.decompress(body, left + 1)
+        except zlib.error as error:
+            raise Refusal(400, f"the compressed body is broken: {error}") from error
+        left -= len(plain)
+        if left < 0:
+            raise Refusal(413, f"the inflated body is longer than {limit} bytes")
+        parts.append(plain)
+        body = state.unused_data
+        if state.eof and not body:
+            return plain if len(parts) == 1 else b"".join(parts)
+        if not state.eof or wbits != _GZIP or not body.startswith(_GZIP_START):
+            break
+    raise Refusal(400, "the compressed body is cut off or followed by something else")
 
 
 def _integer(text: Optional[bytes], default: int) -> int:

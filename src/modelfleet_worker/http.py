@@ -241,6 +241,8 @@ class Connection(asyncio.Protocol):
         )
         tail = b"\r\nconnection: close\r\n\r\n" if closing else b"\r\n\r\n"
         size = b"%d" % len(body)
+        if request.head.method == b"HEAD":
+            body = b""
         if headers:
             size += b"\r\n" + headers
         transport.write((_RAW if raw else _STATUS_LINES[status]) + size + tail + body)

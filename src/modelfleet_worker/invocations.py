@@ -1,22 +1,25 @@
 """MLflow's scoring protocol: the bodies of `/invocations` to arrays, arrays to its answers.
 
 One of `dataframe_split`, `dataframe_records`, `instances` and `inputs` as JSON, or CSV with a
-header. Columns are found by name, for a matrix by its feature names; columns that the model does
-not take are passed over. A model that gives `label` and `probability` answers the labels, as
-MLflow's own flavours do; `params.outputs` names others.
+header. Columns are found by name, for a matrix by its feature names, for one without by their
+order; columns that the model does not take are passed over. JSON may hold NaN and Infinity, which
+MLflow's own client writes. A model that gives `label` and `probability` answers the labels, as
+MLflow's own flavours do; `params.outputs` names others. What answers a frame is answered by rows.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
 import msgspec
 import numpy as np
 
-from modelfleet_worker.oip import BadRequest, Decoded
+from modelfleet_worker import csvtable
+from modelfleet_worker.cells import from_json, from_texts
+from modelfleet_worker.oip import BadRequest, Decoded, UnsupportedMedia, readable, without_nan
+from modelfleet_worker.runtimes.base import Habits
 from modelfleet_worker.wire.signature import Array, Signature, TensorSpec
 
 VERB = "invocations"
@@ -30,9 +33,10 @@ _CODES = {
     503: "TEMPORARILY_UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+_NAMES: Any = Optional[list[str]]
 _MAX_CELLS = 1 << 24
 """Values of a request, missing ones included: those take no room in its body, but in memory."""
-_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -42,16 +46,14 @@ class _Split(msgspec.Struct):
     index: Any = None
 
 
-class _Params(msgspec.Struct):
-    outputs: Optional[list[str]] = None
+class _Body(msgspec.Struct):
+    """Other fields mean nothing to MLflow either."""
 
-
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
     dataframe_split: Optional[_Split] = None
     dataframe_records: Optional[list[dict[str, Any]]] = None
-    instances: Optional[list[Any]] = None
+    instances: Any = None
     inputs: Any = None
-    params: Optional[_Params] = None
+    params: Optional[dict[str, Any]] = None
 
 
 _decode = msgspec.json.Decoder(_Body).decode
@@ -64,30 +66,43 @@ def error_body(status: int, reason: str) -> bytes:
 
 
 class Invocations:
-    """The protocol for one model."""
+    """The protocol for one model. habits: what its signature does not tell."""
 
-    def __init__(self, signature: Signature, refuse_missing: bool) -> None:
+    def __init__(
+        self, signature: Signature, refuse_missing: bool, habits: Optional[Habits] = None
+    ) -> None:
         self._signature = signature
         self._refuse_missing = refuse_missing
+        self._habits = habits or Habits()
         self._outputs = {spec.name: k for k, spec in enumerate(signature.outputs)}
         self._taken = {spec.name for spec in signature.inputs}
         self._taken.update(signature.inputs[0].features or ())
+        first = signature.inputs[0]
+        self._by_order = signature.is_matrix and first.features is None
+        self._features = [
+            TensorSpec(name, first.datatype, (-1,))
+            for name in (first.features if signature.is_matrix else None) or ()
+        ]
 
     def decode(self, body: bytes, content_type: bytes) -> Decoded:
         """The tensors of a request; BadRequest names what is wrong."""
-        kind = content_type.partition(b";")[0].strip().lower()
+        kind, _, parameters = content_type.lower().partition(b";")
+        kind = kind.strip()
+        if parameters:
+            _check_charset(parameters)
         if kind == b"text/csv":
-            return self._decoded(self._from_columns(_csv(body), texts=True), None)
+            try:
+                names, columns = csvtable.parse(body)
+            except ValueError as error:
+                raise BadRequest(str(error)) from error
+            return self._decoded(self._from_named(names, columns, texts=True), None)
         if kind not in (b"", b"application/json"):
-            raise BadRequest("the Content-Type must be application/json or text/csv")
-        try:
-            request = _decode(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise BadRequest(f"not a scoring request: {error}") from error
+            raise UnsupportedMedia("the Content-Type must be application/json or text/csv")
+        request = _read(body)
         given = [name for name in _FORMS if getattr(request, name) is not None]
         if len(given) != 1:
             raise BadRequest(f"the body must have exactly one of {', '.join(_FORMS)}")
-        outputs = request.params.outputs if request.params is not None else None
+        outputs = None if request.params is None else self._wanted(request.params)
         return self._decoded(self._inputs(request), outputs)
 
     def encode(self, outputs: Sequence[Array], chosen: Optional[list[int]]) -> bytes:
@@ -96,6 +111,8 @@ class Invocations:
             self._signature.outputs[k].name: _plain(outputs[k])
             for k in (range(len(outputs)) if chosen is None else chosen)
         }
+        if self._habits.columns:
+            return _encode({"predictions": _records(self._habits.columns, named)})
         if chosen is None and set(named) == {"label", "probability"}:
             return _encode({"predictions": named["label"]})
         if len(named) == 1:
@@ -104,7 +121,9 @@ class Invocations:
 
     def _decoded(self, inputs: list[Array], outputs: Optional[list[str]]) -> Decoded:
         rows = {len(array) for array in inputs}
-        if len(rows) != 1 or 0 in rows:
+        if rows == {0}:
+            raise BadRequest("there are no rows")
+        if len(rows) != 1:
             raise BadRequest(f"all inputs must have the same number of rows, not {sorted(rows)}")
         for spec, array in zip(self._signature.inputs, inputs):
             gaps = array.dtype.kind == "f" and not np.isfinite(array).all()
@@ -119,25 +138,47 @@ class Invocations:
             chosen = [self._outputs[name] for name in outputs]
         return Decoded(None, rows.pop(), inputs, chosen)
 
+    def _wanted(self, params: dict[str, Any]) -> Optional[list[str]]:
+        """Names of the outputs that are asked for. What a model does not know, MLflow ignores."""
+        for name in params:
+            if name in self._habits.parameters:
+                raise BadRequest(
+                    f"the parameter {name!r} can't be given with a request: "
+                    "the model is served with its default"
+                )
+        try:
+            wanted: Optional[list[str]] = msgspec.convert(params.get("outputs"), _NAMES)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"params.outputs: {error}") from error
+        return wanted
+
     def _inputs(self, request: _Body) -> list[Array]:
         if request.dataframe_split is not None:
             return self._from_split(request.dataframe_split)
         if request.dataframe_records is not None:
-            return self._from_columns(self._columns(request.dataframe_records))
-        if request.instances is not None:
-            if request.instances and all(isinstance(one, dict) for one in request.instances):
-                return self._from_columns(self._columns(request.instances))
-            return [self._only(request.instances)]
-        if isinstance(request.inputs, dict):
-            return self._from_columns(request.inputs)
-        return [self._only(request.inputs)]
+            return self._from_records(request.dataframe_records)
+        given = request.inputs if request.instances is None else request.instances
+        if isinstance(given, dict):
+            if not any(isinstance(values, list) for values in given.values()):
+                given = {name: [value] for name, value in given.items()}  # one row
+            return self._from_columns(given)
+        if isinstance(given, list) and given and all(isinstance(one, dict) for one in given):
+            return self._from_records(given)
+        return [self._only(given)]
 
-    def _columns(self, records: Sequence[dict[str, Any]]) -> Columns:
+    def _from_records(self, records: Sequence[dict[str, Any]]) -> list[Array]:
         """Rows to the columns that the model takes; what a row lacks is null."""
-        names = self._taken.intersection(name for record in records for name in record)
+        if self._by_order and records and self._taken.isdisjoint(records[0]):
+            names = list(records[0])
+            for k, record in enumerate(records):
+                for name in names:
+                    if name not in record:
+                        raise BadRequest(f"row {k} has no {name!r}, which row 0 has")
+        else:
+            names = list(self._taken.intersection(name for one in records for name in one))
         if len(names) * len(records) > _MAX_CELLS:
             raise BadRequest(f"{len(records)} records of {len(names)} columns are too many")
-        return {name: [record.get(name) for record in records] for name in names}
+        return self._from_named(names, [[one.get(name) for one in records] for name in names])
 
     def _from_split(self, table: _Split) -> list[Array]:
         width = len(table.columns) if table.columns is not None else None
@@ -147,26 +188,61 @@ class Invocations:
         names = None if table.columns is None else [str(name) for name in table.columns]
         if names is None or (self._signature.is_matrix and names == _numbered(names)):
             return [self._only(table.data)]
-        columns = list(zip(*table.data)) or [()] * len(names)
-        return self._from_columns(dict(zip(names, columns)))
+        return self._from_named(names, list(zip(*table.data)) or [()] * len(names))
+
+    def _from_named(
+        self, names: Sequence[str], columns: Sequence[Sequence[Any]], texts: bool = False
+    ) -> list[Array]:
+        """texts: values are words of a CSV file."""
+        if len(set(names)) < len(names):
+            counts = Counter(name for name in names if name in self._taken)
+            for name, count in counts.most_common(1):
+                if count > 1:
+                    raise BadRequest(f"column {name!r} is given twice")
+        if self._by_order and self._taken.isdisjoint(names):
+            return [self._in_order(names, columns, texts)]
+        return self._from_columns(dict(zip(names, columns)), texts)
+
+    def _in_order(
+        self, names: Sequence[str], columns: Sequence[Sequence[Any]], texts: bool
+    ) -> Array:
+        """A matrix whose columns have no names of their own."""
+        spec = self._signature.inputs[0]
+        if not names or spec.shape[1] not in (-1, len(names)):
+            raise BadRequest(f"there are {len(names)} columns, the model takes {spec.shape[1]}")
+        numbered = _numbered(names)
+        if list(names) != numbered and sorted(names) == sorted(numbered):
+            raise BadRequest("the columns are numbered, but not in their order")
+        specs = [TensorSpec(name, spec.datatype, (-1,)) for name in names]
+        return _stacked(specs, columns, texts)
 
     def _from_columns(self, columns: Columns, texts: bool = False) -> list[Array]:
         """texts: values are words of a CSV file."""
-        read = _from_texts if texts else _array
-        first = self._signature.inputs[0]
-        features = first.features
-        if self._signature.is_matrix and features is not None and first.name not in columns:
-            _all_there(features, columns)
-            return [np.column_stack([read(first, columns[name], 1) for name in features])]
-        _all_there([spec.name for spec in self._signature.inputs], columns)
-        return [read(spec, columns[spec.name], len(spec.shape)) for spec in self._signature.inputs]
+        inputs = self._signature.inputs
+        if self._features and inputs[0].name not in columns:
+            names = [spec.name for spec in self._features]
+            _all_there(names, columns)
+            return [_stacked(self._features, [columns[name] for name in names], texts)]
+        _all_there([spec.name for spec in inputs], columns)
+        read = from_texts if texts else from_json
+        return [read(spec, columns[spec.name], len(spec.shape)) for spec in inputs]
 
     def _only(self, values: Any) -> Array:
         if len(self._signature.inputs) != 1:
             names = ", ".join(spec.name for spec in self._signature.inputs)
             raise BadRequest(f"the model takes named columns: {names}")
         spec = self._signature.inputs[0]
-        return _array(spec, values, len(spec.shape))
+        return from_json(spec, values, len(spec.shape))
+
+
+def _stacked(specs: Sequence[TensorSpec], columns: Sequence[Any], texts: bool) -> Array:
+    """A matrix of those columns. texts: of words."""
+    read = from_texts if texts else from_json
+    arrays = [read(spec, column, 1) for spec, column in zip(specs, columns)]
+    sizes = {len(array) for array in arrays}
+    if len(sizes) > 1:
+        raise BadRequest(f"all columns must have the same number of rows, not {sorted(sizes)}")
+    return np.column_stack(arrays)
 
 
 def _all_there(names: Sequence[str], columns: Columns) -> None:
@@ -179,72 +255,39 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return [str(k) for k in range(len(names))]
 
 
-def _csv(body: bytes) -> Columns:
+def _check_charset(parameters: bytes) -> None:
+    """Those of a Content-Type, in lower case."""
+    for one in parameters.split(b";"):
+        name, _, value = one.strip().partition(b"=")
+        if name == b"charset" and value.strip(b'"') not in _CHARSETS:
+            raise UnsupportedMedia("the body must be UTF-8")
+
+
+def _read(body: bytes) -> _Body:
     try:
-        rows = list(csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadRequest(f"not readable as CSV: {error}") from error
-    rows = [row for row in rows if row]
-    if len(rows) < 2:
-        raise BadRequest("the CSV needs a header and at least one row")
-    names = rows[0]
-    for k, row in enumerate(rows[1:], 1):
-        if len(row) != len(names):
-            raise BadRequest(f"row {k} has {len(row)} values, the header has {len(names)}")
-    return dict(zip(names, zip(*rows[1:])))
-
-
-_TYPES: dict[str, Any] = {"f": Optional[float], "i": int, "u": int, "b": bool, "O": Optional[str]}
-
-
-def _array(spec: TensorSpec, values: Any, depth: int) -> Array:
-    """Strict: no text for a number, no fraction for an integer."""
-    wanted: Any = _TYPES[spec.dtype.kind]
-    for _ in range(depth):
-        wanted = list[wanted]
+        return _decode(body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"not a scoring request: {error}") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        plain = without_nan(body)
+        if plain is None:
+            raise BadRequest(f"not a scoring request: {error}") from error
     try:
-        plain = msgspec.convert(values, wanted)
-        if spec.dtype.kind == "f":
-            plain = np.array(plain, dtype=np.float64)  # None becomes NaN
-        array: Array = np.array(plain, dtype=spec.dtype)
-    except (msgspec.ValidationError, ValueError, OverflowError, TypeError) as error:
-        raise BadRequest(f"input {spec.name!r}: {error}") from error
-    inner = spec.shape[1:] if depth == len(spec.shape) else ()
-    sizes = array.shape[1:]
-    if array.ndim != depth or 0 in sizes or any(w not in (-1, f) for w, f in zip(inner, sizes)):
-        raise BadRequest(
-            f"input {spec.name!r} has the shape {list(array.shape)}, "
-            f"the model takes {list(spec.shape)}"
-        )
-    return array
+        return msgspec.convert(plain, _Body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"not a scoring request: {error}") from error
 
 
-def _from_texts(spec: TensorSpec, words: Sequence[str], depth: int) -> Array:
-    kind = spec.dtype.kind
-    if depth != 1:
-        raise BadRequest(f"input {spec.name!r} has {depth} dimensions: CSV can't hold it")
-    try:
-        if kind == "f":
-            values: list[Any] = [float(word) if word.strip() else None for word in words]
-        elif kind in "iu":
-            values = [int(word) for word in words]
-        elif kind == "b":
-            values = [_BOOLS[word.strip().lower()] for word in words]
-        else:
-            values = list(words)
-    except (ValueError, KeyError) as error:
-        raise BadRequest(f"column {spec.name!r}: {error}") from error
-    return _array(spec, values, 1)
+def _records(columns: Sequence[str], named: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows by the names of the frame's columns, which an output alone has lost."""
+    names = list(columns) if len(columns) == 1 else list(named)
+    return [dict(zip(names, row)) for row in zip(*named.values())]
 
 
 def _plain(array: Array) -> Any:
     """Nested lists; NaN becomes null, bytes become text."""
-    if array.dtype.kind != "O":
+    if array.dtype.kind != "O" or not array.size:
         return array.tolist()
-    return np.vectorize(_text, otypes=[object])(array).tolist() if array.size else array.tolist()
-
-
-def _text(value: Any) -> Optional[str]:
-    if value is None or isinstance(value, str):
-        return value
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    texts = np.empty(array.size, dtype=object)
+    texts[:] = [readable(value) for value in array.ravel().tolist()]
+    return texts.reshape(array.shape).tolist()

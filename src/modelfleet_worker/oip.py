@@ -11,6 +11,7 @@ JSON, both ways, are the matter of `binary`.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -28,22 +29,34 @@ _Size = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
 _UNEQUAL = "its rows are not equally long"
+_NO_SHARED_MEMORY = "this server has no extension for shared memory; send the data itself"
 
 
 class BadRequest(Exception):
     """The body can't be read as a request to this model; the message is for the client."""
+
+    status = 400
+
+
+class UnsupportedMedia(BadRequest):
+    """It is in a form that nobody here reads."""
+
+    status = 415
 
 
 class _Placed(msgspec.Struct):
     """Parameters of an input."""
 
     binary_data_size: Optional[_Size] = None
+    shared_memory_region: Any = None
 
 
 class _Wish(msgspec.Struct):
     """Parameters of a wanted output."""
 
     binary_data: bool = False
+    shared_memory_region: Any = None
+    classification: Any = None
 
 
 class _Wishes(msgspec.Struct):
@@ -308,6 +321,8 @@ class RequestDecoder:
             if output.name not in self._outputs:
                 known = ", ".join(repr(name) for name in self._outputs)
                 raise BadRequest(f"unknown output {output.name!r}: the outputs are {known}")
+            if output.parameters is not None:
+                _check_wish(output.name, output.parameters)
         chosen = [self._outputs[output.name] for output in outputs]
         if len(set(chosen)) != len(chosen):
             raise BadRequest("an output is asked for twice")
@@ -335,15 +350,31 @@ def _envelope(body: bytes) -> Union[_Request, _LooseRequest]:
         return _loose_envelope(body, error)
 
 
-def _loose_envelope(body: bytes, first: Exception) -> _LooseRequest:
-    """A body that is JSON but for NaN and Infinity; anything else gets the first error."""
-    if b"NaN" not in body and b"Infinity" not in body:
-        raise BadRequest(f"the body is not valid JSON: {first}") from first
+def _check_wish(name: str, wish: _Wish) -> None:
+    """What would be answered otherwise than the client reads it is refused."""
+    if wish.shared_memory_region is not None:
+        raise BadRequest(f"output {name!r}: {_NO_SHARED_MEMORY}")
+    if wish.classification is not None:
+        raise BadRequest(f"output {name!r}: this server has no extension for classification")
+
+
+def without_nan(body: bytes) -> Any:
+    """A body that is JSON but for NaN, Infinity or a byte order mark; None if it is not."""
+    if b"NaN" not in body and b"Infinity" not in body and not body.startswith(codecs.BOM_UTF8):
+        return None
     try:
         plain = json.loads(body)
         if b"\\u" in body:
             _encode_json(plain)  # refuses halves of surrogate pairs, which json lets pass
     except (ValueError, RecursionError):
+        return None
+    return plain
+
+
+def _loose_envelope(body: bytes, first: Exception) -> _LooseRequest:
+    """A body that is nearly JSON; anything else gets the first error."""
+    plain = without_nan(body)
+    if plain is None:
         raise BadRequest(f"the body is not valid JSON: {first}") from first
     try:
         return msgspec.convert(plain, type=_LooseRequest)
@@ -365,7 +396,11 @@ def _array(
     shape = tuple(tensor.shape)
     if shape[1:] != spec.shape[1:] or not shape or shape[0] < 1 or spec.shape[0] != -1:
         _check_shape(spec, shape)
-    size = None if tensor.parameters is None else tensor.parameters.binary_data_size
+    size = None
+    if tensor.parameters is not None:
+        size = tensor.parameters.binary_data_size
+        if tensor.parameters.shared_memory_region is not None:
+            raise BadRequest(f"tensor {spec.name!r}: {_NO_SHARED_MEMORY}")
     if size is None:
         array, doubtful = _from_json(spec, shape, tensor.data)
     else:
@@ -544,11 +579,14 @@ class AnswerEncoder:
         output, datatype = self._outputs[position]
         flat = array.ravel().tolist()
         if datatype == "BYTES":
-            flat = [_readable(value) for value in flat]
+            flat = [readable(value) for value in flat]
         return _OutTensor(output, datatype, array.shape, flat)
 
 
-def _readable(value: Any) -> Optional[str]:
-    if value is None:
+def readable(value: Any) -> Optional[str]:
+    """An element of a BYTES tensor as JSON has it; what is missing is null."""
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and value != value):
         return None
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

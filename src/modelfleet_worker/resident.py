@@ -15,6 +15,7 @@ from modelfleet_worker.invocations import Invocations
 from modelfleet_worker.lane import BATCH_ROWS, Lane
 from modelfleet_worker.loading import Loaded
 from modelfleet_worker.oip import AnswerEncoder, RequestDecoder
+from modelfleet_worker.runtimes.base import habits
 from modelfleet_worker.wire.desired import VersionSpec
 from modelfleet_worker.wire.signature import Array
 
@@ -40,7 +41,9 @@ class Resident:
         self.used = entry.use
         self.signature = loaded.spec.signature
         self.decoder = RequestDecoder(self.signature, loaded.spec.refuse_missing)
-        self.invocations = Invocations(self.signature, loaded.spec.refuse_missing)
+        self.invocations = Invocations(
+            self.signature, loaded.spec.refuse_missing, habits(loaded.runtime)
+        )
         self._names = [spec.name for spec in self.signature.inputs]
         self._strikes = 0
         self._slow = False

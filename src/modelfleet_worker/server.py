@@ -27,6 +27,8 @@ MAX_BODY = 16 << 20
 HALF_READ_SECONDS = 60.0
 _MODELS = b"/v2/models/"
 _ASKS = ("infer", VERB)
+READS = (b"GET", b"HEAD")
+ALLOW_READS = b"allow: GET, HEAD"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -104,8 +106,11 @@ class ModelServer:
             exchange.fail(404, f"there is no model {facts.endpoint!r}")
 
     def _describe(self, path: Path, request: Request, connection: Connection) -> None:
-        if request.head.method != b"GET" or path.verb in _ASKS:
-            connection.respond(405, error_body("metadata is read by GET, inference is POST"))
+        asks = path.verb in _ASKS
+        if asks or request.head.method not in READS:
+            allow = b"allow: POST" if asks else ALLOW_READS
+            reason = "metadata is read by GET, inference is POST"
+            connection.respond(405, error_body(reason), allow)
             return
         index = self._index(path, request.head.headers.get(b"x-mf-version"))
         version = self._residency.spec(index)
@@ -131,7 +136,7 @@ class ModelServer:
 
     def _about_server(self, request: Request, connection: Connection) -> None:
         target = request.head.target.partition(b"?")[0].rstrip(b"/")
-        if request.head.method != b"GET":
+        if request.head.method not in READS:
             connection.respond(404, error_body("there is nothing to do here"))
         elif target == b"/v2":
             body: dict[str, object] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import time
@@ -59,8 +60,8 @@ class Wire:
 
 
 def statuses(answers: bytes) -> list[int]:
-    """Of HTTP/1.1 answers, whose bodies hold no such line."""
-    return [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
+    """Of HTTP/1 answers, whose bodies hold no such line."""
+    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3})", answers)]
 
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

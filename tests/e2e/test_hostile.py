@@ -113,6 +113,10 @@ ATTEMPTS: dict[str, tuple[tuple[str, ...], bytes]] = {
     "trailers": (("transfer-encoding: chunked", "trailer: x-mf-caller"),
                  CHUNKED[:-2] + b"x-mf-caller: root\r\nx-mf-version: 99\r\n\r\n" + INNER),
     "HTTP/1.0": ((f"content-length: {len(GOOD)}",), GOOD + INNER),
+    "HTTP/1.0 kept": (("connection: keep-alive", f"content-length: {len(GOOD)}"), GOOD + INNER),
+    "HTTP/1.0 chunked": (("connection: keep-alive", "transfer-encoding: chunked"), CHUNKED + INNER),
+    "HTTP/1.0 both": (("connection: keep-alive", "transfer-encoding: chunked",
+                       f"content-length: {len(GOOD)}"), CHUNKED + INNER),
     "upgrade": (("connection: upgrade", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA",
                  f"content-length: {len(GOOD)}"), GOOD + INNER),
     "expect": (("expect: 100-continue", f"content-length: {len(GOOD)}"), GOOD + INNER),
@@ -125,7 +129,7 @@ def test_nothing_is_smuggled(
 ) -> None:
     """The second request has no key. If it is one at all, it is refused as such."""
     lines, body = ATTEMPTS[name]
-    start = f"POST /v2/models/{OPEN}/infer HTTP/1.{0 if name == 'HTTP/1.0' else 1}"
+    start = f"POST /v2/models/{OPEN}/infer HTTP/1.{0 if name.startswith('HTTP/1.0') else 1}"
     wire.send(head(caller["key"], *lines, start=start) + body)
     found = statuses(wire.all(0.3))
     say(f"{name}: {found}")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from load import rows
@@ -119,6 +120,22 @@ def test_the_protocol_is_that_of_models(platform: Platform) -> None:
     raw = {**body([[1, 2, 3]]), "parameters": {"binary_data_output": True}}
     with pytest.raises(UnicodeDecodeError):  # raw bytes behind the JSON
         platform.ask("diamond", raw)
+
+
+def test_methods_are_those_of_models(platform: Platform) -> None:
+    diamond(platform, "diamond")
+    url = f"http://127.0.0.1:{platform.ports()['gateway']}/v2/models/diamond"
+    with httpx2.Client(headers={"authorization": f"Bearer {platform.key}"}) as http:
+        for method, path, status in (
+            ("HEAD", "", 200),
+            ("HEAD", "/ready", 200),
+            ("PUT", "/ready", 405),
+            ("GET", "/infer", 405),
+            ("POST", "/invocations", 404),
+        ):
+            answer = http.request(method, f"{url}{path}")
+            assert answer.status_code == status, (method, path)
+            assert ("allow" in answer.headers) == (status == 405)
 
 
 def test_definitions_are_refused_and_nothing_is_left(platform: Platform) -> None:

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("protocol")]
 TRITON = "tritonclient[grpc,http]==2.73.0"
 KSERVE = "kserve==0.21.0"
+MLFLOW = "mlflow==3.17.2"
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +27,12 @@ def echo(platform: Platform) -> tuple[str, str]:
     return f"127.0.0.1:{platform.ports()['gateway']}", version
 
 
-def call(python: Path, script: str, *arguments: str) -> None:
+def call(python: Path, script: str, *arguments: str) -> str:
+    """What it printed."""
     command = [python, Path(__file__).with_name(script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def test_triton_http(
@@ -50,6 +53,25 @@ def test_triton_grpc(
 def test_kserve(platform: Platform, echo: tuple[str, str], stock: Callable[[str], Path]) -> None:
     address, _ = echo
     call(stock(KSERVE), "kserve_calls.py", address, platform.key, "echo")
+
+
+def test_mlflow_scores_the_same(
+    platform: Platform, stock: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The same bodies to MLflow's own scoring server."""
+    python = stock(MLFLOW)
+    call(python, "scoring_models.py", str(tmp_path))
+    for name in ("mixed", "tensor", "frame", "series"):
+        done = platform.run(
+            *("versions", "register", str(tmp_path / name), "--name", name),
+            *("--team", "e2e", "--wait"),
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert platform.run("deploy", name, "--wait").returncode == 0
+    address = f"127.0.0.1:{platform.ports()['gateway']}"
+    compared = int(call(python, "scoring_calls.py", str(tmp_path), address, platform.key))
+    assert compared > 150
 
 
 def test_mlflow_invocations(platform: Platform) -> None:

@@ -35,6 +35,36 @@ def same(name: str, found: Any, wanted: Any) -> None:
     assert wanted.dtype == object or found.dtype == wanted.dtype, (name, found.dtype)
 
 
+async def unoffered(ask: Any, module: Any) -> None:
+    """Extensions that we don't have are refused, never passed over or left hanging."""
+
+    async def refused(verb: str, *args: Any, **more: Any) -> str:
+        status, said = None, ""
+        try:
+            await ask(verb, *args, **more)
+        except InferenceServerException as error:
+            status, said = error.status(), str(error)
+        assert status in ("400", "404"), (verb, status, said)
+        return said
+
+    for verb in ("get_model_config", "get_inference_statistics", "load_model", "unload_model"):
+        await refused(verb, MODEL)
+    for verb in (
+        *("get_model_repository_index", "get_trace_settings", "get_log_settings"),
+        *("get_system_shared_memory_status", "unregister_cuda_shared_memory"),
+    ):
+        await refused(verb)
+    await refused("register_system_shared_memory", "r", "/r", 16)
+    inputs, _ = tensors(module, True)
+    counted = module.InferRequestedOutput("float64_back", class_count=2)
+    assert "classification" in await refused("infer", MODEL, inputs, outputs=[counted])
+    shared = module.InferRequestedOutput("float64_back")
+    shared.set_shared_memory("r", 16)
+    assert "shared memory" in await refused("infer", MODEL, inputs, outputs=[shared])
+    inputs[0].set_shared_memory("r", 2)
+    assert "shared memory" in await refused("infer", MODEL, inputs)
+
+
 async def calls(module: Any) -> None:
     async def ask(verb: str, *args: Any, **more: Any) -> Any:
         found = getattr(client, verb)(*args, headers=dict(HEADERS), **more)  # infer adds to them
@@ -89,6 +119,7 @@ async def calls(module: Any) -> None:
     else:
         refused = ""
     assert "missing tensor 'text'" in refused, refused
+    await unoffered(ask, module)
     # large enough for the gateway to compress it; the header counts inflated bytes
     count = 20_000
     long = {name: np.resize(value, count) for name, value in values.items()}

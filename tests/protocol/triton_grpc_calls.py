@@ -84,6 +84,20 @@ async def calls(module: Any) -> None:
         "StatusCode.INVALID_ARGUMENT",
         True,
     ), error
+    shared = module.InferRequestedOutput("float64_back")
+    shared.set_shared_memory("r", 16)
+    error = await refused(MODEL, inputs, outputs=[shared])
+    assert "shared memory" in error.message(), error
+    counted = module.InferRequestedOutput("float64_back", class_count=2)
+    error = await refused(MODEL, inputs, outputs=[counted])
+    assert error.status() == "StatusCode.INVALID_ARGUMENT", error
+    for verb in ("get_model_config", "get_inference_statistics", "load_model"):
+        status = None
+        try:
+            await ask(verb, MODEL)
+        except InferenceServerException as unoffered:
+            status = unoffered.status()
+        assert status == "StatusCode.UNIMPLEMENTED", (verb, status)
     error = await refused(MODEL, inputs, headers={})
     assert error.status() == "StatusCode.UNAUTHENTICATED", error
     error = await refused("nobody-has-it", inputs)

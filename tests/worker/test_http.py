@@ -121,6 +121,31 @@ def test_compressed_bodies(worker: Any, body: bytes, name: str) -> None:
     assert worker.infer("linear", packed, content_encoding=name).output("prediction") == [30]
 
 
+@pytest.mark.parametrize("name", ["x-gzip", "GZIP"])
+def test_gzip_in_members(worker: Any, body: bytes, name: str) -> None:
+    packed = gzip.compress(body[:20]) + gzip.compress(b"") + gzip.compress(body[20:])
+    assert worker.infer("linear", packed, content_encoding=name).output("prediction") == [30]
+
+
+@pytest.mark.parametrize("path", [b"/v2", b"/v2/models/linear", b"/v2/models/other/ready"])
+def test_head_is_get_without_its_body(wire: Wire, path: bytes) -> None:
+    wire.send(b"GET %b HTTP/1.1\r\n\r\n" % path)
+    status, headers, _ = wire.answer()
+    wire.send(b"HEAD %b HTTP/1.1\r\n\r\n" % path)
+    lines = iter(wire.file.readline, b"\r\n")
+    assert int(next(lines).split()[1]) == status
+    found = dict(line.strip().split(b": ", 1) for line in lines)
+    assert found == headers
+    wire.send(b"GET /v2/health/live HTTP/1.1\r\n\r\n")
+    assert wire.answer()[2] == {"live": True}
+
+
+def test_a_405_says_what_is_allowed(worker: Any) -> None:
+    for path, allowed in (("infer", "POST"), ("invocations", "POST"), ("ready", "GET, HEAD")):
+        answer = worker.client().ask("PUT", f"/v2/models/linear/{path}")
+        assert (answer.status, answer.headers["allow"]) == (405, allowed)
+
+
 @pytest.mark.parametrize(
     ("encoding", "content", "status"),
     [
@@ -128,6 +153,9 @@ def test_compressed_bodies(worker: Any, body: bytes, name: str) -> None:
         ("gzip", b"no gzip", 400),
         ("gzip", gzip.compress(b"{}", mtime=0)[:-5], 400),
         ("deflate", zlib.compress(b"{}") + b"more", 400),
+        ("gzip", gzip.compress(b"{}", mtime=0) + b"more", 400),
+        ("gzip", gzip.compress(b"", mtime=0) * 100, 400),
+        ("gzip", gzip.compress(bytes(600_000), mtime=0) * 60, 413),
         ("br", b"{}", 415),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from modelfleet_worker.invocations import Invocations
 from modelfleet_worker.oip import BadRequest, Decoded
+from modelfleet_worker.runtimes.base import Habits
 from modelfleet_worker.wire.signature import Signature, TensorSpec
 
 JSON = b"application/json"
@@ -27,10 +28,15 @@ COLUMNS = Signature(
     ),
     (TensorSpec("y", "FP64", (-1,)),),
 )
+NAMELESS = Signature((TensorSpec("x", "FP64", (-1, 2)),), LABELLED)
 ROWS = [[1.0, 2.0], [3.0, 4.0]]
+ROW: dict[str, Any] = {"age": 1.0, "visits": 3, "city": "Ulm", "member": True}
+"""one record of COLUMNS"""
 
 
 def decode(signature: Signature, body: Any, kind: bytes = JSON, **options: bool) -> Decoded:
+    if isinstance(body, dict) and "age" in body:
+        body = {"dataframe_records": [body]}
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     refuse = options.get("refuse_missing", False)
     return Invocations(signature, refuse).decode(raw, kind)
@@ -49,6 +55,16 @@ def decode(signature: Signature, body: Any, kind: bytes = JSON, **options: bool)
         {"inputs": ROWS},
         {"inputs": {"x": ROWS}},
         {"inputs": {"a": [1, 3], "b": [2, 4]}},
+        {"inputs": [{"a": 1, "b": 2}, {"a": 3, "b": 4}]},
+        {"instances": {"a": [1, 3], "b": [2, 4]}},
+        {
+            "dataframe_split": {
+                "columns": ["z", "z", "a", "b"],
+                "data": [[0, 0, 1, 2], [0, 0, 3, 4]],
+            }
+        },
+        {"inputs": ROWS, "client_request_id": "7", "params": {"unknown": 1}},
+        {"inputs": ROWS, "params": None},
     ],
 )
 def test_all_forms_of_a_matrix(body: dict[str, Any]) -> None:
@@ -70,8 +86,65 @@ def test_csv() -> None:
     age, visits, city, member = decode(COLUMNS, body, b"text/csv; charset=utf-8").inputs
     assert age[0] == 1.5
     assert np.isnan(age[1])
-    assert (visits.tolist(), city.tolist()) == ([3, 4], ["Ulm, Donau", ""])
+    assert (visits.tolist(), city.tolist()) == ([3, 4], ["Ulm, Donau", None])
     assert member.tolist() == [True, False]
+
+
+def test_csv_as_pandas_reads_it() -> None:
+    body = b"age,visits,city,member\rNA,3,n/a,True\rnull,4.0,NULLS,FALSE\r"
+    age, visits, city, member = decode(COLUMNS, body, b"text/csv").inputs
+    assert np.isnan(age).all()
+    assert (visits.tolist(), city.tolist()) == ([3, 4], [None, "NULLS"])
+    assert member.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_split": {"columns": ["u", "v"], "data": ROWS}},
+        {"dataframe_split": {"columns": [0, 1], "data": ROWS}},
+        {"dataframe_records": [{"u": 1, "v": 2}, {"u": 3, "v": 4}]},
+        {"dataframe_records": [{"x": [1, 2]}, {"x": [3, 4]}]},
+        {"inputs": {"x": ROWS}},
+        b"u,v\n1,2\n3,4\n",
+    ],
+)
+def test_a_matrix_without_names_is_read_by_order(body: Any) -> None:
+    kind = b"text/csv" if isinstance(body, bytes) else JSON
+    assert decode(NAMELESS, body, kind).inputs[0].tolist() == ROWS
+
+
+def test_what_clients_of_pandas_write() -> None:
+    """NaN as such, also for a missing text; integers as floats where one was missing before."""
+    row = (
+        b'{"columns":["age","visits","city","member"],"data":[[NaN,3.0,NaN,1],[-Infinity,4,"a",0]]}'
+    )
+    age, visits, city, member = decode(COLUMNS, b'{"dataframe_split":%b}' % row).inputs
+    assert np.isnan(age[0])
+    assert age[1] == -np.inf
+    assert (visits.dtype, visits.tolist()) == (np.int32, [3, 4])
+    assert (city.tolist(), member.tolist()) == ([None, "a"], [True, False])
+    assert decode(MATRIX, b'\xef\xbb\xbf{"inputs":[[1,2],[3,4]]}').inputs[0].tolist() == ROWS
+
+
+def test_one_row_may_be_a_record() -> None:
+    record = {"age": 1, "visits": 3, "city": "Ulm", "member": True}
+    for form in ("inputs", "instances"):
+        decoded = decode(COLUMNS, {form: record})
+        assert (decoded.rows, decoded.inputs[2].tolist()) == (1, ["Ulm"])
+
+
+@pytest.mark.parametrize("kind", [b"application/xml", b"text/csv; charset=latin-1", b"text/json"])
+def test_other_forms_are_unsupported(kind: bytes) -> None:
+    with pytest.raises(BadRequest) as refused:
+        decode(COLUMNS, b"", kind)
+    assert refused.value.status == 415
+
+
+@pytest.mark.parametrize("charset", [b"utf-8", b"UTF-8", b'"utf-8"', b"us-ascii"])
+def test_charsets_that_are_utf8(charset: bytes) -> None:
+    kind = b"application/json; charset=" + charset + b"; profile=x"
+    assert decode(MATRIX, {"inputs": ROWS}, kind).rows == 2
 
 
 @pytest.mark.parametrize(
@@ -79,10 +152,26 @@ def test_csv() -> None:
     [
         (MATRIX, {}, JSON, "exactly one of"),
         (MATRIX, {"instances": ROWS, "inputs": ROWS}, JSON, "exactly one of"),
-        (MATRIX, {"rows": ROWS}, JSON, "rows"),
+        (MATRIX, {"rows": ROWS}, JSON, "exactly one of"),
         (MATRIX, b"{", JSON, "not a scoring request"),
         (MATRIX, {"inputs": ROWS}, b"application/xml", "Content-Type"),
         (MATRIX, {"instances": []}, JSON, "shape|rows"),
+        (MATRIX, {"inputs": ROWS, "params": [1]}, JSON, "params"),
+        (MATRIX, {"inputs": ROWS, "params": {"outputs": "label"}}, JSON, "params.outputs"),
+        (MATRIX, {"inputs": {"a": [1], "b": [1, 2]}}, JSON, "rows|size|dimension"),
+        (MATRIX, {"dataframe_split": {"columns": ["a", "b"], "data": []}}, JSON, "no rows"),
+        (MATRIX, b"a,b,a\n1,2,3\n", b"text/csv", "'a' is given twice"),
+        (MATRIX, b'{"inputs":[[NaN,1]', JSON, "not a scoring request"),
+        (MATRIX, b"a,b\n1_0,2\n", b"text/csv", "column 'a'"),
+        (NAMELESS, b"1,0\n1,2\n", b"text/csv", "not in their order"),
+        (NAMELESS, b"u,v,w\n1,2,3\n", b"text/csv", "there are 3 columns"),
+        (NAMELESS, {"dataframe_records": [{"u": 1, "v": 2}, {"u": 3}]}, JSON, "row 1 has no 'v'"),
+        (COLUMNS, ROW | {"visits": 2.5}, JSON, "'visits'"),
+        (COLUMNS, ROW | {"visits": 2.0**60}, JSON, "'visits'"),
+        (COLUMNS, ROW | {"visits": 2.0**40}, JSON, "'visits'"),
+        (COLUMNS, ROW | {"visits": "3"}, JSON, "'visits'"),
+        (COLUMNS, ROW | {"member": 2}, JSON, "'member'"),
+        (COLUMNS, ROW | {"city": 5}, JSON, "'city'"),
         (MATRIX, {"instances": [[1.0]]}, JSON, "the shape"),
         (MATRIX, {"instances": [[1.0, "2"]]}, JSON, "'x'"),
         (MATRIX, {"instances": [[1.0, True]]}, JSON, "'x'"),
@@ -119,6 +208,25 @@ def test_answers() -> None:
     texts = Invocations(Signature(MATRIX.inputs, (TensorSpec("t", "BYTES", (-1,)),)), False)
     answer = texts.encode([np.array(["a", b"b", None], dtype=object)], None)
     assert json.loads(answer) == {"predictions": ["a", "b", None]}
+
+
+def test_answers_of_a_frame_are_rows() -> None:
+    outputs = [np.array([1.5, np.nan]), np.array(["a", np.nan], dtype=object)]
+    two = Signature(
+        MATRIX.inputs, (TensorSpec("s", "FP64", (-1,)), TensorSpec("t", "BYTES", (-1,)))
+    )
+    answer = json.loads(Invocations(two, False, Habits(("s", "t"))).encode(outputs, None))
+    assert answer == {"predictions": [{"s": 1.5, "t": "a"}, {"s": None, "t": None}]}
+    one = Signature(MATRIX.inputs, (TensorSpec("prediction", "FP64", (-1,)),))
+    answer = json.loads(Invocations(one, False, Habits(("score",))).encode(outputs[:1], None))
+    assert answer == {"predictions": [{"score": 1.5}, {"score": None}]}
+
+
+def test_a_parameter_of_the_model_is_not_passed_over() -> None:
+    protocol = Invocations(MATRIX, False, Habits(parameters=("temperature",)))
+    body = {"inputs": ROWS, "params": {"temperature": 0.5}}
+    with pytest.raises(BadRequest, match="'temperature' can't be given"):
+        protocol.decode(json.dumps(body).encode(), JSON)
 
 
 @given(st.binary(), st.sampled_from([JSON, b"text/csv", b""]))

@@ -36,6 +36,17 @@ def test_nested_and_flat_data_are_the_same(data: Any) -> None:
     assert (decoded.rows, decoded.id, decoded.outputs) == (2, "mine", None)
 
 
+def test_a_byte_order_mark_is_passed_over() -> None:
+    content = b"\xef\xbb\xbf" + body(tensor("x", "FP64", [1, 3], [1, 2, 3]))
+    assert RequestDecoder(MATRIX).decode(content).inputs[0].tolist() == [[1, 2, 3]]
+
+
+def test_a_missing_text_is_answered_as_null() -> None:
+    values = np.array([["a", np.nan], [None, b"b"]], dtype=object)
+    answer = AnswerEncoder(COLUMNS, "1.0.0").encode("m", "i", [np.zeros(2), values], [1])
+    assert json.loads(answer)["outputs"][0]["data"] == ["a", None, None, "b"]
+
+
 def test_flat_clients_are_served_for_ever() -> None:
     decoder = RequestDecoder(MATRIX)
     for _ in range(300):
@@ -84,6 +95,8 @@ def test_columns_of_mixed_kinds_and_as_n_by_1() -> None:
 
 
 X = tensor("x", "FP64", [1, 3], [[1, 2, 3]])
+SHARED: dict[str, Any] = {"name": "x", "datatype": "FP64", "shape": [1, 3]}
+SHARED |= {"parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 24}}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +128,16 @@ X = tensor("x", "FP64", [1, 3], [[1, 2, 3]])
         (body(tensor("x", "FP64", [1, 3], [[[1, 2, 3]]])), "nested as deep as its shape"),
         (body({"name": "x", "shape": [1, 3], "datatype": "FP64"}), "'x': data must be .* none"),
         (body(X, outputs=[{"name": "q"}]), "unknown output 'q': the outputs are 'y'"),
+        (body(SHARED), "'x': .* shared memory"),
+        (
+            body(X, outputs=[{"name": "y", "parameters": {"shared_memory_region": "r"}}]),
+            "'y': .* shared memory",
+        ),
+        (
+            body(X, outputs=[{"name": "y", "parameters": {"classification": 2}}]),
+            "'y': .* classification",
+        ),
+        (b"\xef\xbb\xbf", "not valid JSON"),
         (body(X, id=5), r"Expected `str \| null`, got `int` - at `\$.id`"),
     ],
 )

@@ -73,6 +73,22 @@ def matrix_facts(
     return Facts((spec,), options=options)
 
 
+class Habits(msgspec.Struct, frozen=True):
+    """What MLflow's scoring protocol shows of a model, and a signature does not tell.
+
+    columns: names of those of the frame that it answers. parameters: names of what calls may set.
+    """
+
+    columns: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+
+
+def habits(runtime: Runtime) -> Habits:
+    """Those of a runtime that has answered."""
+    found = getattr(runtime, "habits", None)
+    return found if isinstance(found, Habits) else Habits()
+
+
 class RowByRow:
     """A model that takes one row at a time, asked once for each row."""
 

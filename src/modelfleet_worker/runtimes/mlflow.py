@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from modelfleet_worker.runtimes.base import Facts, LoadError, Tensors, framework
+from modelfleet_worker.runtimes.base import Facts, Habits, LoadError, Tensors, framework
 from modelfleet_worker.wire.signature import Array, TensorSpec
 from modelfleet_worker.wire.spec import BundleSpec
 
@@ -48,6 +48,12 @@ class MlflowRuntime:
         self._arrays = bool(spec.options.get("tensors")) or spec.signature.is_matrix
         self._single = len(self._names) == 1 and not spec.options.get("named")
         self._pandas = None if self._arrays else framework("pandas")
+        self._parameters = _parameters(self._model)
+        self._columns: tuple[str, ...] = ()
+
+    @property
+    def habits(self) -> Habits:
+        return Habits(self._columns, self._parameters)
 
     @staticmethod
     def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
@@ -75,7 +81,9 @@ class MlflowRuntime:
             data = self._pandas.DataFrame(data)
         elif self._single:
             data = inputs[self._names[0]]
-        return _named(self._model.predict(data))
+        found = self._model.predict(data)
+        self._columns = _columns(found)
+        return _named(found)
 
 
 def _native(flavors: Mapping[str, Any]) -> Optional[tuple[str, str, dict[str, Any]]]:
@@ -147,12 +155,40 @@ def _example(folder: Path, inputs: Optional[tuple[TensorSpec, ...]]) -> Optional
     return {inputs[0].name if inputs else "x": np.array(given)}
 
 
+def _parameters(model: Any) -> tuple[str, ...]:
+    """Names of what MLflow's clients may set with a request."""
+    schema = model.metadata.get_params_schema()
+    return () if schema is None else tuple(spec.name for spec in schema.params)
+
+
+def _columns(found: Any) -> tuple[str, ...]:
+    """Of a frame or a series."""
+    if hasattr(found, "columns"):
+        return tuple(str(name) for name in found.columns)
+    if hasattr(found, "to_frame"):
+        return ("0" if found.name is None else str(found.name),)
+    return ()
+
+
 def _named(found: Any) -> dict[str, Array]:
     """Outputs of pyfunc by name: columns of a frame, keys of a dict, else `prediction`."""
     if hasattr(found, "columns"):
         if len(found.columns) == 1:
-            return {"prediction": found.iloc[:, 0].to_numpy()}
-        return {str(name): found[name].to_numpy() for name in found.columns}
+            return {"prediction": _values(found.iloc[:, 0])}
+        return {str(name): _values(found[name]) for name in found.columns}
+    if hasattr(found, "to_frame"):
+        return {"prediction": _values(found)}
     if isinstance(found, Mapping):
         return {str(name): np.asarray(values) for name, values in found.items()}
     return {"prediction": np.asarray(found)}
+
+
+def _values(column: Any) -> Array:
+    """Those of a series; a missing text is None, not NaN."""
+    array: Array = column.to_numpy()
+    if array.dtype.kind != "O":
+        return array
+    missing: Array = column.isna().to_numpy()
+    array = array.copy()
+    array[missing] = None
+    return array

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,6 +75,26 @@ def test_who_may_call_what(gateway: Gateway) -> None:
     token, _ = gateway.token("*")
     for path in ("/v2/models/m2/infer", "/v2/models/m10", "/v2/models/m1/other", "/other", "/"):
         assert gateway.ask(path, token).status == 404, path
+
+
+def test_what_old_and_careless_clients_send(gateway: Gateway) -> None:
+    """HTTP/1.0, without a Host even, as some proxies do; schemes of keys have no case."""
+    gateway.start()
+    pool = gateway.pool("p")
+    gateway.files.write(GatewayConfig(1, (EndpointRoutes("m1", (one(),)),), (pool,)))
+    token, _ = gateway.token("m1")
+    assert gateway.ask(INFER, headers={"authorization": f"bearer {token}"}).status == 200
+    for version, key, host, status in (
+        ("1.0", "Bearer", "", 200),
+        ("1.0", "bearer", "Host: x\r\n", 200),
+        ("1.0", "Basic", "", 401),
+        ("1.1", "Bearer", "", 400),
+    ):
+        with socket.create_connection(("127.0.0.1", gateway.port), 20) as asking:
+            head = f"POST {INFER} HTTP/{version}\r\n{host}authorization: {key} {token}\r\n"
+            asking.sendall(f"{head}content-length: 2\r\n\r\n{{}}".encode())
+            said = asking.makefile("rb").readline()
+        assert int(said.split()[1]) == status, (version, key, host, said)
 
 
 def test_keys_may_be_for_one_action(gateway: Gateway) -> None:

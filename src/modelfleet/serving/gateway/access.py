@@ -59,6 +59,11 @@ def _token_filter(jwks: str) -> dict[str, object]:
                 "jwt_cache_config": {"jwt_cache_size": 1000},
                 "clock_skew_seconds": 1,
                 "forward": False,
+                "from_headers": [
+                    {"name": "authorization", "value_prefix": scheme}
+                    for scheme in ("Bearer ", "bearer ")
+                ],
+                "from_params": ["access_token"],
                 "claim_to_headers": [
                     {"header_name": header, "claim_name": claim}
                     for header, claim in _HEADERS.items()

@@ -120,6 +120,10 @@ def _http(jwks: str, most: Limits, folder: Path) -> dict[str, object]:
         "request_timeout": _duration(most.request_seconds),
         "stream_idle_timeout": "120s",
         "max_request_headers_kb": most.header_kb,
+        "http_protocol_options": {
+            "accept_http_10": True,  # proxies and load generators still speak it
+            "default_host_for_http_10": "modelfleet",
+        },
         "http2_protocol_options": overload.HTTP2,
         "common_http_protocol_options": {
             "max_headers_count": most.headers,

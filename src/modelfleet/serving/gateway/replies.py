@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 _AS_SAID = "%LOCAL_REPLY_BODY%"
+_WHY = "%RESPONSE_CODE_DETAILS%"
 
 
 def local_replies(max_body_bytes: int, headers: int, header_kb: int) -> dict[str, object]:
     """Errors are `{"error": "..."}` as application/json; good answers stay as they are."""
     texts = (
-        (400, f"The request can't be read: {_AS_SAID}."),
+        (400, f"The request can't be read: {_WHY}."),
         (401, f"The key is missing or not valid: {_AS_SAID}."),
         (403, "This key may not do this at this endpoint, or it was revoked."),
         (404, "There is no such endpoint, version or method."),

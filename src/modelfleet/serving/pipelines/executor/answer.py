@@ -19,7 +19,7 @@ from modelfleet.serving.pipelines.executor.messages import answer_body
 from modelfleet.serving.pipelines.executor.runner import Runner
 from modelfleet.serving.pipelines.executor.values import MissingTensor, Unusable, evaluate
 from modelfleet_worker import binary
-from modelfleet_worker.exchange import Books, Refusal, inflate
+from modelfleet_worker.exchange import Books, Refusal, unpacked
 from modelfleet_worker.http import Connection, Request, error_body, presentable
 from modelfleet_worker.oip import BadRequest, Decoded
 from modelfleet_worker.wire.ids import format_id, uuid7_at
@@ -27,7 +27,6 @@ from modelfleet_worker.wire.segment import Record, encode
 from modelfleet_worker.wire.signature import Array, TensorSpec
 from modelfleet_worker.wire.tensors import pack
 
-_WBITS = {b"gzip": 31, b"deflate": 15}
 PARTIAL = 206
 """Status in the record of an answer that lacks outputs; the client's is 200."""
 _NOT_PASSED_ON = frozenset(
@@ -99,12 +98,8 @@ class Answer:
         return time.monotonic() + milliseconds / 1000
 
     def _plain_body(self) -> bytes:
-        encoding = self._headers.get(b"content-encoding", b"identity").lower()
-        if encoding == b"identity":
-            return self._body
-        if encoding not in _WBITS:
-            raise Refusal(415, "Content-Encoding must be gzip or deflate")
-        return inflate(self._body, _WBITS[encoding], self._connection.max_body)
+        encoding = self._headers.get(b"content-encoding", b"")
+        return unpacked(self._body, encoding, self._connection.max_body)
 
     def _succeed(self, decoded: Decoded, execution: Execution) -> None:
         fed = self._runner.plan.outputs

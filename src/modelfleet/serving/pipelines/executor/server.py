@@ -14,7 +14,8 @@ from modelfleet_worker import log
 from modelfleet_worker.exchange import Books
 from modelfleet_worker.heads import Heads
 from modelfleet_worker.http import Connection, Request, error_body
-from modelfleet_worker.server import HALF_READ_SECONDS, parse_path
+from modelfleet_worker.invocations import VERB
+from modelfleet_worker.server import ALLOW_READS, HALF_READ_SECONDS, READS, parse_path
 from modelfleet_worker.wire.signature import TensorSpec
 
 _encode = msgspec.json.Encoder().encode
@@ -57,8 +58,12 @@ class PipelineServer:
             task = asyncio.create_task(self._infer(runner, request, connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif head.method != b"GET" or path.verb == "infer":
-            connection.respond(405, error_body("metadata is read by GET, inference is POST"))
+        elif path.verb == VERB:
+            connection.respond(404, error_body("pipelines have no scoring protocol: use infer"))
+        elif path.verb == "infer" or head.method not in READS:
+            allow = b"allow: POST" if path.verb == "infer" else ALLOW_READS
+            reason = "metadata is read by GET, inference is POST"
+            connection.respond(405, error_body(reason), allow)
         elif path.verb == "ready":
             connection.respond(200, _encode({"name": path.endpoint, "ready": True}))
         else:
