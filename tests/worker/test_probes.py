@@ -14,8 +14,8 @@ from modelfleet_worker.compile.missing import write_missing
 from modelfleet_worker.compile.probes import ROWS, probes
 from modelfleet_worker.compile.trial import Parity, Side
 from modelfleet_worker.runtimes.base import Tensors
-from modelfleet_worker.wire.signature import infer
-from modelfleet_worker.wire.spec import BundleSpec
+from modelfleet_worker.wire.signature import Signature, TensorSpec, infer
+from modelfleet_worker.wire.spec import BundleSpec, example_of
 
 X = np.random.default_rng(1).normal(size=(20, 2))
 
@@ -141,3 +141,11 @@ def test_only_the_nodes_of_its_own_trees_are_completed() -> None:
     write_missing(other, model)
     assert len(other.graph.node[0].attribute) == 4
     assert model.tree_.feature[0] == 1
+
+
+def test_an_example_whose_sizes_all_vary_is_read_back() -> None:
+    images = np.arange(24.0, dtype=np.float32).reshape(2, 3, 2, 2)
+    varying = TensorSpec("x", "FP32", (-1, 3, -1, -1))
+    signature = Signature((varying,), infer({"x": X}, {"y": np.zeros(2)}).outputs)
+    found, _ = example_of({"x": images}, {"y": np.zeros(2)}).arrays(signature)
+    assert (found["x"] == images).all()
