@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from modelfleet.client.errors import ClientError
 from modelfleet.client.saving import detect, read_rows, save
-from modelfleet.client.saving.drafts import pinned
+from modelfleet.client.saving.installed import pinned
 from modelfleet.client.saving.mlflow import _python, requirements
 from modelfleet.client.saving.pickles import distributions
 from modelfleet.client.waiting import Line, Progress

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 import xgboost
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
 
 from modelfleet.client.saving import EXAMPLE_ROWS, Saved, requirements_of, save
 from modelfleet.registry.signature import read
@@ -204,3 +207,75 @@ def test_an_example_is_a_matrix_or_columns(example: object, tmp_path: Path) -> N
 def test_what_nobody_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="dict can't be saved"):
         save({}, X, work=tmp_path)
+
+
+def test_predictions_keep_their_type(tmp_path: Path) -> None:
+    words = described(save(LinearSVC().fit(X, THREE), X, work=tmp_path))
+    assert words["signature"]["outputs"][0]["datatype"] == "BYTES"
+    groups = described(save(KMeans(3, n_init=1).fit(X), X, work=tmp_path))
+    assert groups["signature"]["outputs"][0]["datatype"] == "INT32"
+
+
+def test_a_classifier_of_several_outputs_gives_its_labels(tmp_path: Path) -> None:
+    several = np.column_stack([Y, 1 - Y])
+    model = RandomForestClassifier(5, random_state=0).fit(X, several)
+    found = answers(save(model, X, work=tmp_path), tmp_path, {"x": X})
+    assert (found["prediction"] == model.predict(X)).all()
+
+
+def test_a_vectorizer_gets_its_texts(tmp_path: Path) -> None:
+    texts = np.array(["good day", "bad mood"] * 10, dtype=object)
+    model = make_pipeline(CountVectorizer(), LogisticRegression()).fit(texts, [1, 0] * 10)
+    saved = save(model, {"text": texts}, work=tmp_path)
+    found = answers(saved, tmp_path, {"text": texts})
+    assert (found["label"] == model.predict(texts)).all()
+
+
+def test_what_only_transforms_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="StandardScaler has no predict"):
+        save(StandardScaler().fit(X), X, work=tmp_path)
+
+
+def test_times_are_refused_by_the_name_of_their_column(tmp_path: Path) -> None:
+    rows = {"when": np.array(["2026-01-01"] * 3, dtype="datetime64[D]"), "a": np.zeros(3)}
+    with pytest.raises(TypeError, match="'when' holds times"):
+        save(LinearRegression().fit(X[:, :2], Z), rows, work=tmp_path)
+
+
+def test_training_that_was_stopped_early_answers_as_then(tmp_path: Path) -> None:
+    noise = (Z + RNG.normal(size=len(Z)) * 5 > 0).astype(int)
+    model = xgboost.XGBClassifier(n_estimators=60, early_stopping_rounds=2, learning_rate=1.0)
+    model.fit(X[:150], noise[:150], eval_set=[(X[150:], noise[150:])], verbose=False)
+    assert model.best_iteration + 1 < model.get_booster().num_boosted_rounds()
+    (tmp_path / "object").mkdir()
+    found = answers(save(model, X, work=tmp_path), tmp_path / "object", {"x": X})
+    np.testing.assert_allclose(found["probability"], model.predict_proba(X), atol=1e-6)
+    model.save_model(tmp_path / "own.json")
+    (tmp_path / "path").mkdir()
+    saved = save(tmp_path / "own.json", X, work=tmp_path)
+    found = answers(saved, tmp_path / "path", {"x": X})
+    np.testing.assert_allclose(found["probability"], model.predict_proba(X), atol=1e-6)
+
+
+def test_another_missing_value_is_one_when_served(tmp_path: Path) -> None:
+    gaps = np.where(RNG.random(X.shape) < 0.2, -999.0, X)
+    model = xgboost.XGBClassifier(n_estimators=5, missing=-999.0).fit(gaps, Y)
+    found = answers(save(model, gaps, work=tmp_path), tmp_path, {"x": gaps})
+    np.testing.assert_allclose(found["probability"], model.predict_proba(gaps), atol=1e-6)
+
+
+@pytest.mark.parametrize("classifies", [True, False])
+def test_a_booster_of_xgboost_without_its_estimator(tmp_path: Path, classifies: bool) -> None:
+    objective = "binary:logistic" if classifies else "reg:squarederror"
+    trained = xgboost.train({"objective": objective}, xgboost.DMatrix(X, Y), 5)
+    saved = save(trained, X, work=tmp_path)
+    assert described(saved)["runtime"] == "xgboost"
+    found = answers(saved, tmp_path, {"x": X})
+    values = found["probability"][:, 1] if classifies else found["prediction"]
+    np.testing.assert_allclose(values, trained.predict(xgboost.DMatrix(X)), atol=1e-6)
+
+
+def test_a_linear_booster_of_xgboost(tmp_path: Path) -> None:
+    model = xgboost.XGBRegressor(booster="gblinear", n_estimators=5).fit(X, Z)
+    found = answers(save(model, X, work=tmp_path), tmp_path, {"x": X})
+    np.testing.assert_allclose(found["prediction"], model.predict(X), rtol=1e-5)

@@ -14,6 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression
 
 from modelfleet_worker import loading, runtimes
+from modelfleet_worker.runtimes import boosters
 from modelfleet_worker.runtimes.base import Conformer, LoadError, ModelFault
 from modelfleet_worker.wire.bundle import BundleCorrupt
 from modelfleet_worker.wire.desired import VersionSpec
@@ -77,6 +78,37 @@ def test_xgboost_booster(bundles: Any, classes: int) -> None:
     found = predict(made)
     assert np.allclose(found["probability"], model.predict_proba(X[:5]))
     assert found["label"].tolist() == model.predict(X[:5]).tolist()
+
+
+def test_categories_of_a_frame_are_text(bundles: Any, tmp_path: Path) -> None:
+    codes = np.column_stack([X[:, 0], np.arange(len(X)) % 2])
+    label = codes[:, 1].astype(int)
+    options = {"n_estimators": 5, "verbose": -1, "min_child_samples": 1, "min_data_per_group": 1}
+    model = lightgbm.LGBMClassifier(**options).fit(codes, label, categorical_feature=[1])
+    text = model.booster_.model_to_string()
+    text = text[: text.index("pandas_categorical")] + 'pandas_categorical:[["bern", "chur"]]\n'
+    (tmp_path / "model.txt").write_text(text)
+    facts = boosters.LightgbmRuntime.facts(tmp_path / "model.txt", {})
+    assert facts.inputs is not None
+    assert [spec.datatype for spec in facts.inputs] == ["FP64", "BYTES"]
+    names = [spec.name for spec in facts.inputs]
+    towns = np.array(["bern", "chur"], dtype=object)[label]
+    inputs = {names[0]: codes[:, 0], names[1]: towns}
+    outputs = {"label": label, "probability": np.zeros((len(X), 2))}
+    made = bundles.write("c", "lightgbm", text.encode(), inputs, outputs, "predict+predict_proba")
+    found = runtimes.load(made[0], read_spec(made[0])).predict(inputs)
+    np.testing.assert_allclose(found["probability"], model.predict_proba(codes))
+
+
+def test_categories_that_xgboost_keeps() -> None:
+    kept = {"offsets": [0, 4, 8], "values": list(b"bernchur")}
+    assert boosters._plain(kept) == ["bern", "chur"]
+    values = np.array(["chur", "uri", None], dtype=object)
+    codes = boosters._codes(values, ["bern", "chur"], False)
+    assert codes[0] == 1
+    assert np.isnan(codes[1:]).all()
+    with pytest.raises(ModelFault, match="'uri' was not in its training data"):
+        boosters._codes(values, ["bern", "chur"], True)
 
 
 def test_class_names_of_boosters(bundles: Any) -> None:

@@ -48,7 +48,10 @@ def _tensor(name: str, values: Any, matrix: bool = False) -> dict[str, object]:
     dtype = getattr(values, "dtype", None)
     if dtype is not None:
         datatype = _NUMPY.get(str(dtype), "BYTES")
-        return _described(name, datatype, list(values.shape), values.reshape(-1).tolist())
+        flat = values.reshape(-1).tolist()
+        if datatype == "BYTES":  # frames write NaN where a text is missing
+            flat = [None if value != value else value for value in flat]
+        return _described(name, datatype, list(values.shape), flat)
     shape, flat = _flatten(values)
     datatype = "FP64" if matrix else _guess(flat)
     return _described(name, datatype, shape, flat)

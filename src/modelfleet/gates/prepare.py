@@ -167,6 +167,8 @@ def _judge(result: Conversion, made_up: bool = False) -> list[GateRun]:
         return [*runs, GateRun("parity", Verdict.INCONCLUSIVE, sentence, {})]
     verdict = Verdict.PASS if parity.passed else Verdict.FAIL
     rows = f"{parity.rows} {'made-up rows' if made_up else 'rows'}"
+    if parity.where:
+        rows += f" where {parity.where}"
     sentence = (
         f"Over {rows} source and compiled differ by at most "
         f"{parity.max_abs_diff:.3g}, with {parity.label_flips} labels flipped."

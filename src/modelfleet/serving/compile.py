@@ -27,12 +27,15 @@ _PHASE = b'{"phase":'
 
 
 class Parity(msgspec.Struct, frozen=True):
-    """How far the compiled outputs lie from the source's on the example rows."""
+    """How far the compiled outputs lie from the source's on the example rows, or on those of the
+    `probed` rows beside them `where` they differ (modelfleet_worker.compile.probes)."""
 
     rows: int
     max_abs_diff: float
     label_flips: int
     passed: bool
+    probed: int = 0
+    where: str = ""
 
 
 class Speed(msgspec.Struct, frozen=True):

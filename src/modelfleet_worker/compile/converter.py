@@ -214,6 +214,9 @@ def _short(reason: str, out: str) -> str:
     unknown = re.search(r"No Op registered for (\w+)", reason)
     if unknown:
         return f"ONNX has no operator for its {unknown[1]}"
+    foreign = re.search(r"(?:shape calculator|converter) for type '(?:<class ')?([\w.]+)", reason)
+    if foreign:
+        return f"skl2onnx has no converter for {foreign[1].rpartition('.')[2]}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", reason)
     text = re.sub(re.escape(str(Path(out).parent)) + r"\S*/", "", text)
     text = " ".join(text.split())
@@ -230,6 +233,9 @@ def convert(
         compiled_spec = _write(bundle, spec, partial)
         compiled = Side(compiled_spec, runtimes.load(partial, compiled_spec))
         proof = trial.parity(spec.signature, source, compiled, inputs)
+        if proof.passed and spec.runtime in graphs.TREES:
+            missing = not spec.refuse_missing
+            proof = trial.probed(spec.signature, source, compiled, inputs, proof, missing)
         pace = trial.speed(source, compiled, inputs)
         new = bundles.write_manifest(partial)
         shutil.rmtree(out, ignore_errors=True)
@@ -262,8 +268,11 @@ def _write(bundle: Path, spec: BundleSpec, folder: Path) -> BundleSpec:
 
 def _choose(proof: Parity, pace: Speed) -> tuple[str, str]:
     if not proof.passed:
+        where = f" where {proof.where}" if proof.where else ""
+        if where and not proof.label_flips and not proof.max_abs_diff:
+            return "source", f"only one of both answers{where}"
         return "source", (
-            f"outputs differ: {proof.label_flips} of {proof.rows} labels flip, "
+            f"outputs differ{where}: {proof.label_flips} of {proof.rows} labels flip, "
             f"the largest difference is {proof.max_abs_diff:.3g}"
         )
     ratio = pace.source_1_us / max(pace.compiled_1_us, 0.01)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from modelfleet_worker.compile import networks
+from modelfleet_worker.compile.missing import write_missing
 from modelfleet_worker.runtimes.base import is_classifier, optional_module
+from modelfleet_worker.runtimes.boosters import read_xgboost
 from modelfleet_worker.runtimes.catboost import read as read_catboost
 from modelfleet_worker.runtimes.sklearn import read as read_sklearn
 from modelfleet_worker.runtimes.tensorflow import quiet_tensorflow
@@ -74,6 +77,8 @@ def convert(bundle: Path, spec: BundleSpec) -> tuple[bytes, dict[str, Any]]:
         "outputs": _outputs(spec, [node.name for node in graph.graph.output]),
     }
     options.update({key: spec.options[key] for key in KEPT if key in spec.options})
+    if spec.runtime in ("lightgbm", "xgboost") and "classes" in spec.options:
+        options["classes"] = spec.options["classes"]  # the graph gives their positions
     graph.graph.name = "model"  # some converters write a random one: equal models, equal digests
     return graph.SerializeToString(deterministic=True), options
 
@@ -81,7 +86,11 @@ def convert(bundle: Path, spec: BundleSpec) -> tuple[bytes, dict[str, Any]]:
 def _graph(bundle: Path, spec: BundleSpec) -> Any:
     artifact = bundle / FILES / spec.artifact
     if spec.runtime == "sklearn":
-        return _sklearn(read_sklearn(artifact, spec.options), spec)
+        model = read_sklearn(artifact, spec.options)
+        made = _sklearn(model, spec)
+        if not spec.refuse_missing:
+            write_missing(made, model)
+        return made
     if spec.runtime == "lightgbm":
         return _lightgbm(artifact, spec)
     if spec.runtime == "xgboost":
@@ -98,7 +107,6 @@ def _graph(bundle: Path, spec: BundleSpec) -> Any:
 
 
 def _sklearn(model: Any, spec: BundleSpec) -> Any:
-    import skl2onnx
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 
     framed = hasattr(model, "feature_names_in_") and optional_module("pandas") is not None
@@ -114,11 +122,26 @@ def _sklearn(model: Any, spec: BundleSpec) -> Any:
     options = {id(model): {"zipmap": False}} if hasattr(model, "predict_proba") else None
     if not spec.signature.is_matrix and (framed or text):
         try:
-            return skl2onnx.convert_sklearn(model, initial_types=columns, options=options)
+            return _by_skl2onnx(model, columns, options)
         except Exception:
             if text:
                 raise  # else it was fitted on a frame, but takes its columns as one matrix
-    return skl2onnx.convert_sklearn(model, initial_types=matrix, options=options)
+    return _by_skl2onnx(model, matrix, options)
+
+
+def _by_skl2onnx(model: Any, types: Sequence[Any], options: Any) -> Any:
+    """In the newest operators, or, for models that it can't write in them yet, in older ones."""
+    import skl2onnx
+
+    try:
+        return skl2onnx.convert_sklearn(model, initial_types=types, options=options)
+    except RuntimeError as error:
+        if "ai.onnx.ml" not in str(error):
+            raise
+        older = {"": skl2onnx.__max_supported_opset__, "ai.onnx.ml": 3}
+        return skl2onnx.convert_sklearn(
+            model, initial_types=types, options=options, target_opset=older
+        )
 
 
 def _lightgbm(artifact: Path, spec: BundleSpec) -> Any:
@@ -127,6 +150,8 @@ def _lightgbm(artifact: Path, spec: BundleSpec) -> Any:
     from onnxmltools.convert.common.data_types import FloatTensorType
 
     booster = lightgbm.Booster(model_file=str(artifact))
+    if booster.pandas_categorical:
+        raise NotConvertible("models with categories of text are not converted")
     types = [(MATRIX, FloatTensorType([None, booster.num_feature()]))]
     if not is_classifier(spec):
         return onnxmltools.convert_lightgbm(booster, initial_types=types)
@@ -135,11 +160,15 @@ def _lightgbm(artifact: Path, spec: BundleSpec) -> Any:
 
 def _xgboost(artifact: Path, spec: BundleSpec) -> Any:
     import onnxmltools
-    import xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
 
-    booster = xgboost.Booster()
-    booster.load_model(str(artifact))
+    if "missing" in spec.options:
+        raise NotConvertible("ONNX knows no other missing value than NaN")
+    booster, trees = read_xgboost(artifact, spec.options)
+    if "c" in (booster.feature_types or ()):
+        raise NotConvertible("models with categories are not converted")
+    if trees:
+        booster = booster[:trees]
     booster.feature_names = None  # the converter wants f0, f1, ...
     types = [(MATRIX, FloatTensorType([None, booster.num_features()]))]
     return onnxmltools.convert_xgboost(booster, initial_types=types)

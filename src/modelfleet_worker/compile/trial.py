@@ -1,7 +1,8 @@
 """Source and compiled side by side: the same rows in the dtype of production, then the clock.
 
 Tolerance: |a - b| <= 1e-4 * scale + 1e-3 * |a|, where scale is 1 for probabilities and the
-largest |a| for regressions; no label may flip; what is finite on one side is on the other.
+largest |a| for regressions; no label may flip; what is finite on one side is on the other. The
+same holds for `probes` of models that take tables.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Optional
 
 import msgspec
 import numpy as np
 
+from modelfleet_worker.compile.probes import probes
 from modelfleet_worker.runtimes.base import Conformer, Runtime
 from modelfleet_worker.wire.signature import Array, Signature
 from modelfleet_worker.wire.spec import BundleSpec
@@ -26,12 +29,18 @@ _TRIAL_SECONDS = 0.25
 
 
 class Parity(msgspec.Struct, frozen=True):
-    """label_flips: rows whose label differs; max_abs_diff: over all floating outputs."""
+    """label_flips: rows whose label differs; max_abs_diff: over all floating outputs.
+
+    probed: rows beyond the example that were compared, too. where: what is unusual about those
+    that differ, whose figures these are then; empty if the example itself does or nothing.
+    """
 
     rows: int
     max_abs_diff: float
     label_flips: int
     passed: bool
+    probed: int = 0
+    where: str = ""
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -62,15 +71,24 @@ class Side:
         return self._conformer.apply(self._runtime.predict(inputs), rows)
 
 
-def parity(signature: Signature, source: Side, compiled: Side, inputs: dict[str, Array]) -> Parity:
-    """Ask both with up to 256 rows."""
+def parity(
+    signature: Signature,
+    source: Side,
+    compiled: Side,
+    inputs: dict[str, Array],
+    ties: bool = False,
+) -> Parity:
+    """Ask both with up to 256 rows. ties: labels of equal probability may flip."""
     inputs = {name: array[:MAX_ROWS] for name, array in inputs.items()}
     flips, worst, passed = 0, 0.0, True
     rows = 0
-    for spec, mine, other in zip(signature.outputs, source.answer(inputs), compiled.answer(inputs)):
+    own = source.answer(inputs)
+    even = _even(signature, own) if ties else None
+    for spec, mine, other in zip(signature.outputs, own, compiled.answer(inputs)):
         rows = len(mine)
         if mine.dtype.kind != "f":
-            flips += int((mine != other).reshape(rows, -1).any(axis=1).sum())
+            flipped = (mine != other).reshape(rows, -1).any(axis=1)
+            flips += int((flipped if even is None else flipped & ~even).sum())
             continue
         finite = np.isfinite(mine)
         passed = passed and bool((finite == np.isfinite(other)).all())
@@ -80,6 +98,50 @@ def parity(signature: Signature, source: Side, compiled: Side, inputs: dict[str,
         passed = passed and bool((difference <= ATOL * scale + RTOL * np.abs(mine[both])).all())
         worst = max(worst, float(difference.max(initial=0.0)))
     return Parity(rows, worst, flips, passed and flips == 0 and rows > 0)
+
+
+def _even(signature: Signature, outputs: Sequence[Array]) -> Optional[Array]:
+    """Rows whose two most probable classes are equally so."""
+    for spec, array in zip(signature.outputs, outputs):
+        if spec.name == "probability" and array.ndim == 2 and array.shape[1] > 1:
+            ordered = np.sort(array, axis=1)
+            found: Array = ordered[:, -1] - ordered[:, -2] <= ATOL
+            return found
+    return None
+
+
+def probed(
+    signature: Signature,
+    source: Side,
+    compiled: Side,
+    inputs: dict[str, Array],
+    proof: Parity,
+    missing: bool,
+) -> Parity:
+    """`proof`, or the first probe that refutes it. missing: the model takes missing values."""
+    count = 0
+    for where, rows in probes(inputs, missing):
+        try:
+            source.answer(rows)
+        except Exception:  # noqa: BLE001  # the model refuses them: then both must
+            if _refuses(compiled, rows):
+                continue
+            return Parity(len(next(iter(rows.values()))), 0.0, 0, False, count, where)
+        if _refuses(compiled, rows):
+            return Parity(len(next(iter(rows.values()))), 0.0, 0, False, count, where)
+        found = parity(signature, source, compiled, rows, ties=True)
+        count += found.rows
+        if not found.passed:
+            return msgspec.structs.replace(found, probed=count, where=where)
+    return msgspec.structs.replace(proof, probed=count)
+
+
+def _refuses(side: Side, rows: dict[str, Array]) -> bool:
+    try:
+        side.answer(rows)
+    except Exception:  # noqa: BLE001  # whatever it raises, it gives no answer
+        return True
+    return False
 
 
 def speed(source: Side, compiled: Side, inputs: dict[str, Array]) -> Speed:

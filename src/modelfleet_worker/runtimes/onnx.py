@@ -36,7 +36,8 @@ _KINDS = {
 
 
 class OnnxRuntime:
-    """`options.inputs` and `options.outputs` map names of the signature to names in the graph."""
+    """`options.inputs` and `options.outputs` map names of the signature to names in the graph;
+    `options.classes` are the labels whose positions the graph gives."""
 
     def __init__(self, artifact: Path, spec: BundleSpec) -> None:
         self._session = _session(artifact)
@@ -67,6 +68,8 @@ class OnnxRuntime:
         self._maps = [
             k for k, name in enumerate(self._fetches) if kinds[name].startswith("seq(map")
         ]
+        classes = spec.options.get("classes") if "label" in self._names else None
+        self._classes = None if classes is None else np.asarray(classes)
 
     @staticmethod
     def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
@@ -92,6 +95,9 @@ class OnnxRuntime:
         found = self._run(self._fetches, feed, None)
         for k in self._maps:
             found[k] = np.array([list(row.values()) for row in found[k]])
+        if self._classes is not None:
+            label = self._names.index("label")
+            found[label] = self._classes[found[label]]
         return dict(zip(self._names, found))
 
 

@@ -59,6 +59,7 @@ class SklearnRuntime:
         self._pandas = None
         if not spec.signature.is_matrix and hasattr(self._model, "feature_names_in_"):
             self._pandas = optional_module("pandas")
+        self._series = takes_series(self._model, spec)
 
     @staticmethod
     def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
@@ -67,7 +68,8 @@ class SklearnRuntime:
             raise LoadError(f"{artifact.name}: {type(model).__name__} has no predict")
         count = getattr(model, "n_features_in_", None)
         names = getattr(model, "feature_names_in_", None)
-        classifies = hasattr(model, "predict_proba")
+        several = isinstance(getattr(model, "classes_", None), list)
+        classifies = hasattr(model, "predict_proba") and not several
         if count is None:
             return Facts(None, CLASSIFIER, BOTH) if classifies else Facts()
         columns = [str(n) for n in names] if names is not None else [f"f{k}" for k in range(count)]
@@ -76,7 +78,7 @@ class SklearnRuntime:
     def predict(self, inputs: Tensors) -> Tensors:
         data = self._data(inputs)
         if self._method == "predict":
-            return {self._spec.signature.outputs[0].name: self._model.predict(data)}
+            return {self._spec.signature.outputs[0].name: _dense(self._model.predict(data))}
         probability = self._probability(data)
         if self._method == "predict_proba":
             return {self._spec.signature.outputs[0].name: probability}
@@ -93,9 +95,11 @@ class SklearnRuntime:
             ordered = np.sort(probability, axis=1)
             if probability.shape[1] < 2 or (ordered[:, -1] - ordered[:, -2] > _TIE).all():
                 return self._model.classes_[probability.argmax(axis=1)]  # type: ignore[no-any-return]
-        return self._model.predict(data)  # type: ignore[no-any-return]
+        return _dense(self._model.predict(data))
 
     def _data(self, inputs: Tensors) -> Any:
+        if self._series:
+            return next(iter(inputs.values()))
         if self._pandas is None:
             return table(inputs, self._spec.signature)
         return self._pandas.DataFrame({name: inputs[name] for name in self._names()})
@@ -116,6 +120,18 @@ def read(artifact: Path, options: Mapping[str, Any]) -> Any:
         return skops.load(artifact, trusted=list(options.get("trusted") or ()))
     except Exception as error:  # its own errors share no base class
         raise LoadError(f"{artifact.name}: {error}") from error
+
+
+def takes_series(model: Any, spec: BundleSpec) -> bool:
+    """Does it begin with what takes one series of texts, as vectorizers do?"""
+    inputs = spec.signature.inputs
+    alone = len(inputs) == 1 and len(inputs[0].shape) == 1
+    return alone and not hasattr(model, "n_features_in_")
+
+
+def _dense(found: Any) -> Array:
+    array: Array = found.toarray() if hasattr(found, "toarray") else found
+    return array
 
 
 def _predicts_by_vote(model: Any) -> bool:

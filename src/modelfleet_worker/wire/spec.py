@@ -101,6 +101,8 @@ def _array(spec: TensorSpec, values: dict[str, list[Any]]) -> Array:
         raise BundleCorrupt(f"{EXAMPLE_FILE}: the tensor {spec.name!r} is missing")
     try:
         array: Array = np.array(values[spec.name], dtype=spec.dtype)
+        if array.ndim == len(spec.shape):  # several dimensions of it may vary
+            return array
         return array.reshape([len(array), *spec.shape[1:]]) if array.ndim else array
     except (TypeError, ValueError, OverflowError) as error:
         raise BundleCorrupt(f"{EXAMPLE_FILE}: tensor {spec.name!r}: {error}") from error

@@ -10,7 +10,8 @@ platform. The one place outside serving and telemetry that knows the worker's fo
 from __future__ import annotations
 
 from modelfleet.client.saving.formats import detect
-from modelfleet.client.saving.objects import EXAMPLE_ROWS, Saved, own_python, requirements_of
+from modelfleet.client.saving.installed import own_python
+from modelfleet.client.saving.objects import EXAMPLE_ROWS, Saved, requirements_of
 from modelfleet.client.saving.rows import read_rows
 from modelfleet.client.saving.save import save
 

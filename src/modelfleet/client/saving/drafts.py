@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelfleet.client.errors import ClientError
-from modelfleet.client.saving.objects import own_python
+from modelfleet.client.saving.installed import own_python
 
 
 @dataclass(frozen=True)
@@ -47,22 +45,3 @@ class Draft:
     droppable: tuple[str, ...] = ()
     features: tuple[str, ...] | None = None
     refuse_missing: bool | None = None
-
-
-def is_here(module: str) -> bool:
-    """Can this process import it?"""
-    return importlib.util.find_spec(module) is not None
-
-
-def pinned(*distributions: str) -> tuple[str, ...]:
-    """Requirements: at the installed version, any version of what is not installed.
-
-    A local version (`2.13.0+cpu`) is what one index calls it; others know only what precedes.
-    """
-    found = []
-    for name in distributions:
-        try:
-            found.append(f"{name}=={importlib.metadata.version(name).partition('+')[0]}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(name)
-    return tuple(found)

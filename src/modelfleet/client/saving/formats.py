@@ -10,11 +10,13 @@ from pathlib import Path
 
 from modelfleet.client.errors import ClientError
 from modelfleet.client.saving import mlflow, pickles
-from modelfleet.client.saving.drafts import Code, Draft, is_here, pinned
+from modelfleet.client.saving.drafts import Code, Draft
+from modelfleet.client.saving.installed import is_here, pinned
 
 KNOWN = """Known are: a folder in MLflow's format (MLmodel), a TensorFlow SavedModel, a bundle
-(bundle.json); .onnx, .cbm (CatBoost), .keras, .pt2 (torch.export), .pt (TorchScript, or a state
-dict with its source), .ubj or .json (XGBoost), .txt (LightGBM), .joblib, .pkl and .skops."""
+(bundle.json); .onnx, .cbm and .json (CatBoost), .keras, .pt2 (torch.export), .pt (TorchScript, or
+a state dict with its source), .ubj, .json and .model (XGBoost), .txt (LightGBM), .joblib, .pkl and
+.skops."""
 _TENSORFLOW = ("tensorflow", "tensorflow-cpu")
 
 
@@ -55,8 +57,17 @@ def _of_file(path: Path) -> str | None:
     if ending == ".txt":
         return "lightgbm" if path.read_bytes()[:5] == b"tree\n" else None
     if ending == ".json":
-        return "xgboost" if b'"learner"' in path.read_bytes()[:10_000] else None
+        return _of_json(path)
+    if ending in (".model", ".lgb"):
+        return "lightgbm" if path.read_bytes()[:5] == b"tree\n" else "xgboost"
     return None
+
+
+def _of_json(path: Path) -> str | None:
+    content = path.read_bytes()
+    if b'"oblivious_trees"' in content or b'"catboost_version_info"' in content:
+        return "catboost"
+    return "xgboost" if b'"learner"' in content else None
 
 
 def draft(path: Path, kind: str | None, code: Code, folder: Path) -> Draft:
@@ -91,14 +102,19 @@ def _onnx(path: Path, _: Code, folder: Path) -> Draft:
 
 
 def _catboost(path: Path, _: Code, folder: Path) -> Draft:
-    return Draft(folder, "catboost", _copy(path, folder, "model.cbm"), pinned("numpy", "catboost"))
+    copied = _copy(path, folder, "model.json" if path.suffix == ".json" else "model.cbm")
+    return Draft(folder, "catboost", copied, pinned("numpy", "catboost"))
 
 
 def _xgboost(path: Path, _: Code, folder: Path) -> Draft:
-    name = "xgboost-cpu" if pinned("xgboost-cpu") != ("xgboost-cpu",) else "xgboost"
     ending = path.suffix if path.suffix in (".ubj", ".json") else ".ubj"
     copied = _copy(path, folder, f"model{ending}")
-    return Draft(folder, "xgboost", copied, pinned("numpy", name))
+    return Draft(folder, "xgboost", copied, pinned("numpy", xgboost_distribution()))
+
+
+def xgboost_distribution() -> str:
+    """The one without CUDA's libraries if it is installed."""
+    return "xgboost-cpu" if pinned("xgboost-cpu") != ("xgboost-cpu",) else "xgboost"
 
 
 def _lightgbm(path: Path, _: Code, folder: Path) -> Draft:

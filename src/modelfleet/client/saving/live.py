@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from modelfleet.client.errors import ClientError
-from modelfleet.client.saving.drafts import Code, Draft, pinned
-from modelfleet.client.saving.formats import code_options, keras_backend
+from modelfleet.client.saving import objects
+from modelfleet.client.saving.drafts import Code, Draft
+from modelfleet.client.saving.formats import code_options, keras_backend, xgboost_distribution
+from modelfleet.client.saving.installed import pinned
 
 
 def draft(model: Any, code: Code, rows: Mapping[str, object] | None, folder: Path) -> Draft:
@@ -21,6 +23,8 @@ def draft(model: Any, code: Code, rows: Mapping[str, object] | None, folder: Pat
     if "catboost" in modules:
         model.save_model(str(files / "model.cbm"))
         return Draft(folder, "catboost", "model.cbm", pinned("numpy", "catboost"))
+    if "xgboost" in modules or "lightgbm" in modules:
+        return _boosted(model, folder)
     if "keras" in modules:
         return _keras(model, code, folder)
     if "torch" in modules:
@@ -33,6 +37,21 @@ def draft(model: Any, code: Code, rows: Mapping[str, object] | None, folder: Pat
         "CatBoost, PyTorch, Keras or ONNX model and has no "
         "predict(dict of arrays) -> dict of arrays."
     )
+
+
+def _boosted(model: Any, folder: Path) -> Draft:
+    """A booster, or an estimator that was fitted on a frame with categories."""
+    options: dict[str, object] = {}
+    if hasattr(model, "predict_proba"):
+        options["classes"] = model.classes_.tolist()
+    if hasattr(model, "get_booster"):
+        options |= objects.rounds_of(model)
+    booster = getattr(model, "booster_", None) or objects.booster_of(model)
+    if type(booster).__module__.startswith("lightgbm"):
+        booster.save_model(str(folder / "files" / "model.txt"))
+        return Draft(folder, "lightgbm", "model.txt", pinned("numpy", "lightgbm"), options)
+    booster.save_model(str(folder / "files" / "model.ubj"))
+    return Draft(folder, "xgboost", "model.ubj", pinned("numpy", xgboost_distribution()), options)
 
 
 def _keras(model: Any, code: Code, folder: Path) -> Draft:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelfleet.client.errors import ClientError
 from modelfleet.client.saving.drafts import Code, Draft
-from modelfleet.client.saving.objects import own_python
+from modelfleet.client.saving.installed import own_python
 
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*(.*)")
 _PYTHON = re.compile(r"^python:\s*['\"]?(\d+\.\d+)", re.MULTILINE)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from modelfleet.client.saving.installed import is_here, own_python, pinned
+from modelfleet.client.saving.modules import Survey, pickled, survey
 
 if TYPE_CHECKING:
     from modelfleet_worker.sandbox import Report
@@ -32,7 +32,7 @@ class Saved:
 
     files: Mapping[str, bytes | Path]
     requirements: tuple[str, ...]
-    python: str = field(default_factory=lambda: own_python())
+    python: str = field(default_factory=own_python)
     sandbox: Report | None = None
 
     def content(self, path: str) -> bytes:
@@ -40,11 +40,15 @@ class Saved:
         return found.read_bytes() if isinstance(found, Path) else found
 
 
-def knows(model: object) -> bool:
-    """Is this one for `save`?"""
+def knows(model: object, example: object = None) -> bool:
+    """Is this one for `save`? Boosters without their estimators, and those of frames with
+    categories, are asked elsewhere: by the code that will serve them."""
     modules = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
     if modules & {"catboost", "torch", "keras", "tensorflow", "onnx"}:
         return False
+    if _kind_or_none(modules) in ("lightgbm", "xgboost"):
+        categories = "category" in map(str, getattr(example, "dtypes", ()))
+        return hasattr(model, "fit") and not categories
     return bool(modules & set(_FRAMEWORKS)) or callable(getattr(model, "predict", None))
 
 
@@ -69,12 +73,13 @@ def save(
         raise TypeError("An example of this model is a matrix or a mapping of columns.")
     golden = {name: array[:EXAMPLE_ROWS] for name, array in inputs.items()}
     kind = _kind(model)
+    found = Survey() if kind in ("lightgbm", "xgboost") else survey(model)
     outputs, options = _outputs(model, kind, golden)
     named = {"x": tuple(features)} if features is not None and set(inputs) == {"x"} else None
     if named is None and set(inputs) == {"x"}:
         named = {"x": tuple(f"f{k}" for k in range(inputs["x"].shape[1]))}
     score = score_of(outputs)
-    artifact, content = _artifact(model, kind, work)
+    artifact, content = _artifact(model, kind, found, work)
     if refuse_missing is None:
         refuse_missing = _raises_for_missing(model, kind, golden)
     described = spec.BundleSpec(
@@ -95,18 +100,27 @@ def save(
         files[spec.REFERENCE_FILE] = profile.encode(
             _profile(model, kind, described, tensors(reference))
         )
-    needed = tuple(requirements) if requirements is not None else requirements_of(model)
-    return Saved(files, needed)
+    if requirements is not None:
+        return Saved(files, tuple(requirements))
+    framed = kind == "sklearn" and _takes_frames(model, golden)
+    return Saved(files, _requirements(kind, found, ("pandas",) if framed else ()))
 
 
 def tensors(rows: object) -> dict[str, Array]:
     import numpy as np
 
-    if isinstance(rows, Mapping):
-        return {str(name): _column(np.asarray(values)) for name, values in rows.items()}
+    frame: Any = rows
     columns = getattr(rows, "columns", None)
-    if columns is not None:  # a polars or pandas frame
-        return {str(name): _column(np.asarray(rows[name])) for name in columns}  # type: ignore[index]
+    if columns is not None or isinstance(rows, Mapping):  # a polars or pandas frame
+        names = frame if columns is None else columns
+        found = {str(name): _column(np.asarray(frame[name])) for name in names}
+        for name, column in found.items():
+            if column.dtype.kind in "mM":
+                raise TypeError(
+                    f"The column {name!r} holds times, which can't be sent to a model: "
+                    "let it take text or numbers."
+                )
+        return found
     matrix = np.asarray(rows)
     if matrix.ndim < 2:
         raise TypeError("An example is a matrix [rows, features] or a mapping of columns.")
@@ -117,11 +131,14 @@ def _column(values: Array) -> Array:
     return values.astype(object) if values.dtype.kind in "US" else values
 
 
+def _kind_or_none(modules: Collection[str]) -> str | None:
+    return next((name for name in ("lightgbm", "xgboost", "sklearn") if name in modules), None)
+
+
 def _kind(model: object) -> str:
-    modules = [cls.__module__.split(".")[0] for cls in type(model).__mro__]
-    for framework in ("lightgbm", "xgboost", "sklearn"):
-        if framework in modules:
-            return framework
+    framework = _kind_or_none({cls.__module__.split(".")[0] for cls in type(model).__mro__})
+    if framework is not None:
+        return framework
     if callable(getattr(model, "predict", None)):
         return "python"
     raise TypeError(
@@ -138,15 +155,51 @@ def _outputs(
 
     if kind == "python":
         return {name: np.asarray(found) for name, found in model.predict(dict(inputs)).items()}, {}
-    table = _table(inputs)
+    if not hasattr(model, "predict"):
+        raise TypeError(f"{type(model).__name__} has no predict: wrap it in an object that has.")
+    table = _table(model, kind, inputs)
+    options = rounds_of(model) if kind == "xgboost" else {}
+    answers = _probability(model, table)
+    classes = np.asarray(model.classes_) if kind != "sklearn" and answers is not None else None
+    if answers is None or (classes is not None and answers.shape[1:] != classes.shape):
+        found = _predicted(model, table) if answers is None else answers
+        return {"prediction": found}, options
+    if classes is None:
+        labels = _predicted(model, table)
+    else:
+        options["classes"] = classes.tolist()
+        labels = classes[answers.argmax(axis=1)]
+    return {"label": _column(labels), "probability": answers}, options
+
+
+def _predicted(model: Any, table: Any) -> Array:
+    import numpy as np
+
+    found = model.predict(table)
+    return _column(np.asarray(found.toarray() if hasattr(found, "toarray") else found))
+
+
+def _probability(model: Any, table: Any) -> Array | None:
+    """[rows, classes]; None of what has no such thing, or has one for each of its outputs."""
+    import numpy as np
+
     if not hasattr(model, "predict_proba"):
-        return {"prediction": np.asarray(model.predict(table), dtype=np.float64)}, {}
-    probability = np.asarray(model.predict_proba(table), dtype=np.float64)
-    classes = np.asarray(model.classes_)
-    label = classes[probability.argmax(axis=1)] if kind != "sklearn" else model.predict(table)
-    options = {"classes": classes.tolist()} if kind != "sklearn" else {}
-    label = np.asarray(label)
-    return {"label": _column(label), "probability": probability}, options
+        return None
+    found = model.predict_proba(table)
+    return None if isinstance(found, list) else np.asarray(found, dtype=np.float64)
+
+
+def rounds_of(model: Any) -> dict[str, Any]:
+    """What an estimator of XGBoost knows beside its booster."""
+    found: dict[str, Any] = {}
+    try:
+        found["trees"] = int(model.best_iteration) + 1
+    except AttributeError:  # its training was not stopped early
+        found = {}
+    missing = getattr(model, "missing", None)
+    if missing is not None and missing == missing:
+        found["missing"] = float(missing)
+    return found
 
 
 def _raises_for_missing(model: Any, kind: str, inputs: Mapping[str, Array]) -> bool:
@@ -161,17 +214,30 @@ def _raises_for_missing(model: Any, kind: str, inputs: Mapping[str, Array]) -> b
     }
     try:
         _outputs(model, kind, gaps)
-    except ValueError:
+    except Exception:  # noqa: BLE001  # it refuses them in its own way, source and compiled alike
         return True
     return False
 
 
-def _table(inputs: Mapping[str, Array]) -> Array:
+def _takes_frames(model: Any, inputs: Mapping[str, Array]) -> bool:
+    """Was it fitted on a frame, and are there columns to make one of? Then its worker does."""
+    matrix = len(inputs) == 1 and next(iter(inputs.values())).ndim == 2
+    return not matrix and hasattr(model, "feature_names_in_")
+
+
+def _table(model: Any, kind: str, inputs: Mapping[str, Array]) -> Any:
+    """The rows as the worker will hand them over."""
     import numpy as np
 
-    if set(inputs) == {"x"}:
+    if set(inputs) == {"x"} and inputs["x"].ndim > 1:
         return inputs["x"]
     columns = list(inputs.values())
+    if kind == "sklearn" and _takes_frames(model, inputs) and is_here("pandas"):
+        import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+        return pandas.DataFrame(dict(inputs))
+    if kind == "sklearn" and len(columns) == 1 and not hasattr(model, "n_features_in_"):
+        return columns[0]  # texts, for a vectorizer
     if all(column.dtype.kind != "O" for column in columns):
         return np.column_stack(columns)
     mixed: Array = np.empty((len(columns[0]), len(columns)), dtype=object)
@@ -192,8 +258,8 @@ def _profile(model: Any, kind: str, described: BundleSpec, rows: Mapping[str, Ar
     return profile.build_profile(names, described.signature.columns(ordered), scores)
 
 
-def _artifact(model: Any, kind: str, work: Path) -> tuple[str, bytes]:
-    if kind == "sklearn":
+def _artifact(model: Any, kind: str, found: Survey, work: Path) -> tuple[str, bytes]:
+    if kind == "sklearn" and not found.by_value:
         import joblib
 
         joblib.dump(model, work / "model.joblib")
@@ -202,58 +268,32 @@ def _artifact(model: Any, kind: str, work: Path) -> tuple[str, bytes]:
         booster = getattr(model, "booster_", model)
         return "model.txt", booster.model_to_string().encode()
     if kind == "xgboost":
-        booster = model.get_booster() if hasattr(model, "get_booster") else model
-        booster.save_model(work / "model.ubj")
+        booster_of(model).save_model(work / "model.ubj")
         return "model.ubj", (work / "model.ubj").read_bytes()
-    return "model.pkl", _pickled(model)
+    return "model.pkl", pickled(model, found.own)
 
 
-def _pickled(model: object) -> bytes:
-    """The object and, unless it comes from an installed package, the code of its class."""
-    import cloudpickle
-
-    module = sys.modules[type(model).__module__]
-    own = module.__name__.split(".")[0] not in importlib.metadata.packages_distributions()
-    if not own or module.__name__ == "__main__":
-        return bytes(cloudpickle.dumps(model))
-    cloudpickle.register_pickle_by_value(module)
-    try:
-        return bytes(cloudpickle.dumps(model))
-    finally:
-        cloudpickle.unregister_pickle_by_value(module)
+def booster_of(model: Any) -> Any:
+    """The booster of an estimator of XGBoost, or what is one."""
+    return model.get_booster() if hasattr(model, "get_booster") else model
 
 
 def requirements_of(model: object) -> tuple[str, ...]:
-    """The framework of `model` and what it needs, pinned to what is installed here."""
+    """What `model` is made of, pinned to what is installed here."""
     kind = _kind(model)
-    roots = ["numpy"]
-    if kind == "python":
-        roots.append("cloudpickle")
-    elif kind == "xgboost" and _installed("xgboost-cpu"):
-        roots.append("xgboost-cpu")
+    return _requirements(kind, Survey() if kind in ("lightgbm", "xgboost") else survey(model))
+
+
+def _requirements(kind: str, found: Survey, extra: Sequence[str] = ()) -> tuple[str, ...]:
+    if kind in ("lightgbm", "xgboost"):  # the booster alone is served
+        cpu = kind == "xgboost" and _installed("xgboost-cpu")
+        roots = {"numpy", "xgboost-cpu" if cpu else kind}
     else:
-        roots.append(_FRAMEWORKS[kind])
-    if kind == "sklearn":
-        roots += [m for m in _modules_of_steps(model) if m in _FRAMEWORKS.values()]
-    return tuple(sorted({f"{name}=={importlib.metadata.version(name)}" for name in roots}))
-
-
-def _modules_of_steps(model: object) -> list[str]:
-    """Distributions of the steps of a pipeline."""
-    found = []
-    for _, step in getattr(model, "steps", ()):
-        top = type(step).__module__.split(".")[0]
-        found.append(_FRAMEWORKS.get(top, re.sub(r"[-_.]+", "-", top)))
-    return found
+        framework = "cloudpickle" if kind == "python" else "scikit-learn"
+        roots = {"numpy", framework, *found.distributions, *extra}
+        roots |= {"cloudpickle"} if found.by_value else set()
+    return tuple(sorted(one for name in roots for one in pinned(name)))
 
 
 def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def own_python() -> str:
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
+    return pinned(name) != (name,)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from modelfleet.client.errors import ClientError
-from modelfleet.client.saving.drafts import Draft, is_here
-from modelfleet.client.saving.objects import Saved, own_python
+from modelfleet.client.saving.drafts import Draft
+from modelfleet.client.saving.installed import is_here, own_python
+from modelfleet.client.saving.objects import Saved
 from modelfleet.client.saving.sandboxed import Box
 
 if TYPE_CHECKING:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from modelfleet.client.saving import formats, live, objects, probe
+from modelfleet.client.saving import formats, live, objects, pickles, probe
 from modelfleet.client.saving.drafts import Code, Draft
+from modelfleet.client.saving.installed import pinned
 from modelfleet.client.saving.objects import Saved, tensors
+
+if TYPE_CHECKING:
+    from modelfleet_worker.wire.signature import Array
 
 
 def save(
@@ -43,7 +48,7 @@ def save(
     Raises `TypeError` for an object that nobody here knows, `ClientError` if the model can't be
     read or does not answer its example.
     """
-    if not isinstance(model, (str, Path)) and objects.knows(model) and source is None:
+    if not isinstance(model, (str, Path)) and objects.knows(model, example) and source is None:
         return objects.save(
             model,
             example,
@@ -56,6 +61,9 @@ def save(
     code = Code(Path(source) if source is not None else None, class_name, dict(arguments or {}))
     rows = None if example is None else tensors(example)
     draft = _draft(model, kind, code, rows, work)
+    if draft.runtime == "sklearn" and rows is not None and _columns(rows):
+        framed = pickles.framed(draft.folder / "files" / draft.artifact)
+        draft.requirements += pinned("pandas") if framed else ()
     if requirements is not None:
         draft.requirements = tuple(requirements)
         draft.droppable = ()
@@ -71,6 +79,11 @@ def save(
         sandboxed=sandboxed,
         tell=tell,
     )
+
+
+def _columns(rows: Mapping[str, Array]) -> bool:
+    """One tensor for each column, as against a matrix."""
+    return all(array.ndim == 1 for array in rows.values())
 
 
 def _draft(
