@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import structlog
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import environments
 from modelfleet.core.authorization import Principal, Role
 from modelfleet.core.database import Database
 from modelfleet.core.layout import Layout
@@ -22,6 +25,45 @@ from postgres_server import Server
 from registrar import Registrar
 
 STORES = ("sqlite", "postgres")
+# As when nothing is configured, but for the local variables of every frame: seconds a traceback.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.set_exc_info,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
+
+
+gc.disable()  # until all tests are imported: none of that is garbage
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if _is_first(config):
+        environments.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _is_first(config):
+        environments.end()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What starts real processes comes first: the rest is small enough to end together."""
+    if not _is_first(config):
+        items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now is looked through no more."""
+    gc.freeze()
+    gc.enable()
+
+
+def _is_first(config: pytest.Config) -> bool:
+    """Not one of several workers."""
+    return not hasattr(config, "workerinput")
 
 
 @pytest.fixture(scope="session")
