@@ -103,7 +103,7 @@ class Platform:
                 env=self.environment,
                 start_new_session=True,
             )
-        eventually(self._announced, 60)
+        eventually(self._announced, 120)
         self.client = Client(home=self.home, timeout=60)
         self.key = (self.home / "admin.key").read_text().strip()
 
