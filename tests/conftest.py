@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import environments
 from modelfleet.core.authorization import Principal, Role
 from modelfleet.core.database import Database
 from modelfleet.core.layout import Layout
@@ -23,12 +25,35 @@ from postgres_server import Server
 from registrar import Registrar
 
 STORES = ("sqlite", "postgres")
+configure()  # as in production: tracebacks painted for people take seconds each
+gc.disable()  # until all tests are imported: none of that is garbage
 
 
-@pytest.fixture(scope="session", autouse=True)
-def logs() -> None:
-    """As in production: tracebacks painted for people take seconds each."""
-    configure()
+def pytest_configure(config: pytest.Config) -> None:
+    if _is_first(config):
+        environments.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _is_first(config):
+        environments.end()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What starts real processes comes first: the rest is small enough to end together."""
+    if not _is_first(config):
+        items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now is looked through no more."""
+    gc.freeze()
+    gc.enable()
+
+
+def _is_first(config: pytest.Config) -> bool:
+    """Not one of several workers."""
+    return not hasattr(config, "workerinput")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import psycopg
 import sqlalchemy as sa
 
 _PR_SET_PDEATHSIG = 1
+_PATIENCE_SECONDS = 120  # several of them may start at once
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",
@@ -76,7 +77,7 @@ class Server:
             cwd="/",
             check=True,
             stdout=subprocess.DEVNULL,
-            timeout=60,
+            timeout=_PATIENCE_SECONDS,
         )
 
     def start(self) -> None:
@@ -89,7 +90,7 @@ class Server:
             preexec_fn=lambda: library.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT),
             start_new_session=True,
         )
-        end = time.monotonic() + 30
+        end = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
                 psycopg.connect(self.address("postgres")).close()

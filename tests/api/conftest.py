@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from modelfleet.app import create_app
+from faces import app_over
 from modelfleet.batch import Wish
 from modelfleet.batch import store as batches
 from modelfleet.batch.service import new_row
@@ -115,7 +115,7 @@ class Api:
 def api(fleet: Fleet) -> Iterator[Api]:
     fleet.identity.bootstrap(fleet.layout)
     key = fleet.layout.admin_key.read_text().strip()
-    http = TestClient(create_app(fleet), raise_server_exceptions=False, follow_redirects=False)
+    http = TestClient(app_over(fleet), raise_server_exceptions=False, follow_redirects=False)
     yield Api(fleet, http, key)
     http.close()
 

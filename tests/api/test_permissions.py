@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from api_routes import app_routes, permission
 from fastapi.routing import APIRoute
 
-from modelfleet.core.authorization import SYSTEM, Action, Grant, Role
+from modelfleet.core.authorization import SYSTEM, Action, Grant, Principal, Role
 from modelfleet.delivery.apply import Signed
 from modelfleet.delivery.types import Order
 from modelfleet.gates import store as gates
@@ -151,24 +153,21 @@ OF_SOMEBODY = {
 """Whoever may read may call these, for what is theirs; here it is the admin's."""
 
 
-def fill(api: Api, path: str) -> str:
-    rollout = api.fleet.rollouts.list(_admin(api))[0].id
-    run = api.fleet.registry.get_version(_admin(api), "churn", "1").run_id
-    key = api.fleet.identity.list_keys(_admin(api))[-1].id
-    given = {
-        "name": "admin" if "principals" in path else "churn",
-    } | ({"name": "scoring"} if "pipelines" in path else {})
-    given |= {
+def names_of(api: Api) -> dict[str, str]:
+    """What stands for the parameters of a path."""
+    admin = _admin(api)
+    return {
+        "name": "churn",
         "version": "1",
         "alias": "best",
-        "rollout_id": rollout,
-        "run_id": run,
+        "rollout_id": api.fleet.rollouts.list(admin)[0].id,
+        "run_id": str(api.fleet.registry.get_version(admin, "churn", "1").run_id),
         "sha256": "0" * 64,
         "alert_id": "a1",
         "batch_id": "b1",
-        "training_id": api.fleet.training.list(_admin(api))[0].id,
+        "training_id": api.fleet.training.list(admin)[0].id,
         "token": "t1",
-        "key_id": key,
+        "key_id": api.fleet.identity.list_keys(admin)[-1].id,
         "webhook": "w1",
         "path": "model.joblib",
         "experiment": "0",
@@ -176,15 +175,23 @@ def fill(api: Api, path: str) -> str:
         "team": "growth",
         "template": "usual",
         "rebuild_id": "r1",
-        "approval_id": api.fleet.approvals.list(_admin(api))[0].id,
+        "approval_id": api.fleet.approvals.list(admin)[0].id,
         "request_id": "q1",
-        "comment_id": api.fleet.registry.comments(_admin(api), "churn", "1")[0].id,
-        "review_id": api.fleet.registry.reviews(_admin(api), "churn", "1")[0].id,
+        "comment_id": api.fleet.registry.comments(admin, "churn", "1")[0].id,
+        "review_id": api.fleet.registry.reviews(admin, "churn", "1")[0].id,
     }
-    return re.sub(r"\{(\w+)(?::path)?\}", lambda match: str(given[match[1]]), path)
 
 
-def _admin(api: Api) -> object:
+def fill(path: str, names: Mapping[str, str]) -> str:
+    given = dict(names)
+    if "principals" in path:
+        given["name"] = "admin"
+    if "pipelines" in path:
+        given["name"] = "scoring"
+    return re.sub(r"\{(\w+)(?::path)?\}", lambda match: given[match[1]], path)
+
+
+def _admin(api: Api) -> Principal:
     return api.fleet.identity.authenticate(api.admin_key)
 
 
@@ -197,7 +204,17 @@ def private(api: Api) -> list[tuple[str, APIRoute]]:
     ]
 
 
-def call(api: Api, method: str, route: APIRoute, headers: dict[str, str]) -> tuple[int, str]:
+Caller = Callable[[str, APIRoute, Mapping[str, str]], tuple[int, str]]
+
+
+def caller(api: Api) -> Caller:
+    """Calls a method of a route with these headers; status and text of the answer."""
+    return partial(call, api, names_of(api))
+
+
+def call(
+    api: Api, names: Mapping[str, str], method: str, route: APIRoute, headers: Mapping[str, str]
+) -> tuple[int, str]:
     body = BODIES.get((method, route.path))
     if route.path == "/v1/models/{name}/versions" and method == "POST":
         body = api.version_body(b"other")
@@ -205,22 +222,24 @@ def call(api: Api, method: str, route: APIRoute, headers: dict[str, str]) -> tup
     if route.path == "/v1/lineage":
         query = {"kind": "version", "name": "churn@1"}
     found = api.http.request(
-        method, fill(api, route.path), json=body, headers=headers, params=query
+        method, fill(route.path, names), json=body, headers=headers, params=query
     )
     return found.status_code, found.text
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer x"}, {"cookie": "a=b"}], ids=str)
 def test_without_credentials_nothing_is_told(full: Api, headers: dict[str, str]) -> None:
+    ask = caller(full)
     for method, route in private(full):
-        status, _ = call(full, method, route, headers)
+        status, _ = ask(method, route, headers)
         assert status == 401, (method, route.path)
 
 
 def test_without_grants_nothing_is_told_either(full: Api) -> None:
     nobody = full.key("nemo")
+    ask = caller(full)
     for method, route in private(full):
-        status, text = call(full, method, route, nobody)
+        status, text = ask(method, route, nobody)
         if route.path in OWN_BUSINESS:
             assert status < 300
         elif method == "GET" and route.path in EMPTY_LISTS:
@@ -237,8 +256,9 @@ def test_without_grants_nothing_is_told_either(full: Api) -> None:
 
 def test_another_team_sees_and_does_nothing(full: Api) -> None:
     stranger = full.key("eve", *(Grant(role, "risk") for role in Role))
+    ask = caller(full)
     for method, route in private(full):
-        status, text = call(full, method, route, stranger)
+        status, text = ask(method, route, stranger)
         if route.path in OWN_BUSINESS | OF_NO_TEAM:
             continue  # their own, or of no team
         if method == "GET" and route.path in EMPTY_LISTS:
@@ -252,8 +272,9 @@ def test_another_team_sees_and_does_nothing(full: Api) -> None:
 def test_a_viewer_reads_and_changes_nothing(full: Api) -> None:
     viewer = full.key("vera", Grant(Role.VIEWER, "growth"))
     events = len(full.fleet.identity.list_keys(_admin(full)))
+    ask = caller(full)
     for method, route in private(full):
-        status, text = call(full, method, route, viewer)
+        status, text = ask(method, route, viewer)
         if route.path in OF_SOMEBODY:
             assert status == 403, (method, route.path, text)
         elif permission(route) == "read" and "alert_id" not in route.path:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from modelfleet.app import create_app
+from faces import app_over
 from modelfleet.cli.main import main
 from modelfleet.core.authorization import Grant, Role
 from modelfleet.wiring import Fleet
@@ -51,7 +51,7 @@ def api(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     fleet.identity.bootstrap(fleet.layout)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(fleet), lifespan="off", log_level="error")
+    config = uvicorn.Config(app_over(fleet), lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

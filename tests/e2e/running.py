@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from load import Body, Load
 
+import environments
 from modelfleet.client import Client
 from modelfleet.core.layout import Layout
 from modelfleet.host import status
@@ -75,12 +76,18 @@ class Answer(NamedTuple):
 
 
 class Platform:
-    """`modelfleet up` on free ports. command: how to call the command line."""
+    """`modelfleet up` on free ports. command: how to call the command line; shared: take
+    environments that other platforms built, and leave ours to them."""
 
-    def __init__(self, settings: str = SETTINGS, command: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: str = SETTINGS, command: Sequence[str] = (), *, shared: bool = True
+    ) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="mf"))
         self.home.chmod(0o755)  # workers run as another user
         (self.home / "settings.toml").write_text(settings)
+        self._shared = shared
+        if shared:
+            environments.lend(self.layout().environments)
         self.command = list(command) or [sys.executable, "-m", "modelfleet.cli.main"]
         hidden = ("PYTHONDONTWRITEBYTECODE", "MODELFLEET_")
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
@@ -96,7 +103,7 @@ class Platform:
                 env=self.environment,
                 start_new_session=True,
             )
-        eventually(self._announced, 60)
+        eventually(self._announced, 120)
         self.client = Client(home=self.home, timeout=60)
         self.key = (self.home / "admin.key").read_text().strip()
 
@@ -118,6 +125,8 @@ class Platform:
                 os.kill(pid, signal.SIGKILL)
         if self._up is not None:
             self._up.wait(10)
+        if self._shared:
+            environments.keep(self.layout().environments)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:

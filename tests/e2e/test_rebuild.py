@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def rebuild(platform: Platform, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 def folders(platform: Platform) -> set[str]:
     return {one.name for one in platform.layout().environments.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    """With environments of its own: one is changed by hand."""
+    made = Platform(shared=False)
+    try:
+        made.up()
+        yield made
+    finally:
+        made.end()
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,8 @@ def installed(work: Path) -> Path:
 @pytest.fixture(scope="module")
 def platform(installed: Path, work: Path) -> Iterator[Platform]:
     user = ["setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups", "--"]
-    made = Platform(command=[*(user if can_become_somebody() else []), str(installed)])
+    command = [*(user if can_become_somebody() else []), str(installed)]
+    made = Platform(command=command, shared=False)
     hidden = ("PYTHON", "VIRTUAL_ENV", "UV_", "XDG_")
     kept = {name: v for name, v in made.environment.items() if not name.startswith(hidden)}
     path = f"{installed.parent}{os.pathsep}{os.defpath}"

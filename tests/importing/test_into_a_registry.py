@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from modelfleet.app import create_app
+from faces import app_over
 from modelfleet.client import Client
 from modelfleet.core.authorization import Grant, Role
 from modelfleet.importing import Found, Item, Options, Outcome, RunRecord, run
@@ -68,7 +68,7 @@ class Numbered:
 def address(fleet: Fleet) -> Iterator[str]:
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(fleet), lifespan="off", log_level="error")
+        config = uvicorn.Config(app_over(fleet), lifespan="off", log_level="error")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([place],))
         thread.start()

@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.responses import Response
 
-from modelfleet.app import create_app
+from faces import app_over
 from modelfleet.core.authorization import SYSTEM, Grant, Role
 from modelfleet.core.ids import new_id
 from modelfleet.core.layout import Layout
@@ -281,7 +281,7 @@ class Visitor(TestClient):
 @pytest.fixture
 def visitor(bare: Fleet) -> Iterator[Visitor]:
     """Somebody who is not logged in."""
-    return Visitor(create_app(bare), follow_redirects=False, raise_server_exceptions=False)
+    return Visitor(app_over(bare), follow_redirects=False, raise_server_exceptions=False)
 
 
 Enter = Callable[..., Visitor]
@@ -292,7 +292,7 @@ def enter(bare: Fleet) -> Enter:
     """Log somebody in who has these roles; without any, the admin."""
 
     def logged_in(*roles: Role, team: str = "*", grants: bool = True) -> Visitor:
-        visitor = Visitor(create_app(bare), follow_redirects=False, raise_server_exceptions=False)
+        visitor = Visitor(app_over(bare), follow_redirects=False, raise_server_exceptions=False)
         key = bare.layout.admin_key.read_text().strip()
         if roles or not grants:
             name = f"person-{new_id()}"

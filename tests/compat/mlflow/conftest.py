@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
-from modelfleet.app import create_app
+from faces import app_over
 from modelfleet.core.authorization import Grant, Role
 from modelfleet.wiring import Fleet
 from people import ADMIN
@@ -70,7 +70,7 @@ class Mlflow:
 
 @pytest.fixture
 def mlflow(fleet: Fleet) -> Iterator[Mlflow]:
-    with_server = TestClient(create_app(fleet), raise_server_exceptions=False)
+    with_server = TestClient(app_over(fleet), raise_server_exceptions=False)
     made = Mlflow(fleet, with_server, {})
     made.headers = made.key("ada", Grant(Role.DATA_SCIENTIST, "growth"))
     yield made
