@@ -86,3 +86,10 @@ def test_a_file_remembers_that_it_was_fitted_on_a_frame(tmp_path: Path) -> None:
     joblib.dump(LogisticRegression().fit(X, Y), tmp_path / "plain.joblib")
     assert framed(tmp_path / "framed.joblib")
     assert not framed(tmp_path / "plain.joblib")
+
+
+def test_large_arrays_are_walked_past() -> None:
+    """They are handed to the file as buffers, not as bytes."""
+    model = LogisticRegression().fit(X, Y)
+    model.table = np.zeros(1_000_000)
+    assert survey(model).distributions[:1] == ("numpy",)

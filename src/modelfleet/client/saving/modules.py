@@ -107,7 +107,7 @@ class _Nowhere(io.RawIOBase):
     """Takes everything and keeps nothing."""
 
     def write(self, content: Any) -> int:
-        return len(content)
+        return memoryview(content).nbytes
 
 
 def _tops(modules: Iterable[str]) -> set[str]:
