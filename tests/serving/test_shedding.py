@@ -72,7 +72,7 @@ def test_what_a_share_can_not_mend_starts_none() -> None:
     assert fair_share(None, Reading(0.0, 500.0, 1.0)) is None  # it hangs
     assert fair_share(None, Reading(100.0, 500.0, 0.4)) is None  # deadlines are too short
     assert fair_share(80.0, Reading(0.0, 500.0, 1.0)) == 80.0
-    assert fair_share(80.0, Reading(20.0, 500.0, 0.4)) == 80.0
+    assert fair_share(80.0, Reading(100.0, 500.0, 0.5)) == pytest.approx(155.2)  # time is left
 
 
 class Pool:

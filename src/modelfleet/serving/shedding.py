@@ -57,8 +57,9 @@ def fair_share(before: float | None, now: Reading) -> float | None:
     again and again ends at F without ever knowing the callers.
     """
     asked = now.served + now.refused
-    if now.refused > _TOLERATED * asked:
-        if now.busy < _SATURATED or not now.served:  # deadlines are short, or it hangs
+    # Where a model has time left, refusals mean that deadlines are short.
+    if now.refused > _TOLERATED * asked and now.busy >= _SATURATED:
+        if not now.served:  # it hangs
             return before
         most = asked if before is None else min(before, asked)  # nobody asks more than all together
         return max(most * _AIM / min(asked / now.served, _STEEPEST), 1.0)
