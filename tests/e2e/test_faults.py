@@ -116,7 +116,6 @@ def test_the_collector_is_killed_and_counts_each_prediction_once(served: Platfor
     assert settled(served) == before + load.tally.good
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up privileges")
 def test_what_a_model_can_not_answer_is_refused_by_the_gateway(served: Platform) -> None:
     """Two workers answer a hundred a second; six times as many are asked, by one caller."""
     served.serve("scarce", Scarce(), EXAMPLE)
@@ -143,6 +142,7 @@ def test_what_a_model_can_not_answer_is_refused_by_the_gateway(served: Platform)
     eventually(lambda: not gateway.shares(), 20)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up privileges")
 def test_model_code_runs_without_privileges_and_sees_no_keys(served: Platform) -> None:
     served.serve("spy", Spy(str(served.home)), EXAMPLE)
     answer = served.client.predict("spy", EXAMPLE[:1].tolist())
