@@ -41,6 +41,24 @@ def test_a_transaction_is_whole_or_not_at_all(database: Database) -> None:
         assert keys(connection) == {"b"}
 
 
+def test_what_comes_afterwards_sees_what_was_committed(database: Database) -> None:
+    seen: list[set[str]] = []
+
+    def look() -> None:
+        with database.read() as connection:
+            seen.append(keys(connection))
+
+    with pytest.raises(KeyboardInterrupt), database.begin():
+        database.afterwards(look)
+        raise KeyboardInterrupt
+    with database.together() as connection:
+        with database.begin():
+            database.afterwards(look)
+        assert seen == []
+        add(connection, "a")
+    assert seen == [{"a"}]
+
+
 def test_a_reader_keeps_one_view_while_others_write(database: Database) -> None:
     with database.read() as reader:
         assert keys(reader) == set()

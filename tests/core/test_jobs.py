@@ -156,3 +156,18 @@ def test_only_what_has_not_begun_can_be_cancelled(database: Database, started: S
     found = runner.status("b")
     assert found is not None
     assert found.status == "cancelled"
+
+
+def test_a_job_begins_when_it_is_committed(database: Database, started: Started) -> None:
+    work = Work()
+    runner = started(work.handlers)
+    waited = []
+    for number in range(5):
+        work.begun.clear()
+        with database.begin() as connection:
+            runner.enqueue(connection, "work", f"{number}", {"n": number})
+            time.sleep(0.05)  # whoever looks now sees nothing yet, and would wait for half a second
+        began = time.monotonic()
+        assert work.begun.wait(10)
+        waited.append(time.monotonic() - began)
+    assert min(waited) < 0.3

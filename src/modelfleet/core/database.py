@@ -114,6 +114,7 @@ class Database:
         self.place = place
         self.is_postgres = not isinstance(place, Path)
         self._writing = Turns()
+        self._afterwards: list[Callable[[], None]] = []
         if isinstance(place, Path) and read_only:
             uri = f"{place.absolute().as_uri()}?mode=ro"
             self.engine = sa.create_engine(
@@ -165,8 +166,19 @@ class Database:
                     connection.rollback()
                     raise
                 connection.commit()
+            afterwards = tuple(self._afterwards)
         finally:
+            self._afterwards.clear()
             self._writing.release()
+        for call in afterwards:
+            call()
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        """For a writing transaction: `call` when it is committed, never if it is rolled back.
+
+        For whoever waits for what is written, and would not see it any earlier.
+        """
+        self._afterwards.append(call)  # there is one writing transaction at a time
 
     @contextmanager
     def together(self) -> Iterator[sa.Connection]:

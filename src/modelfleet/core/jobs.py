@@ -120,7 +120,7 @@ class LocalJobRunner:
                     created_at=now_us(),
                 )
             )
-        self._wake.set()
+        self._database.afterwards(self._wake.set)
 
     def status(self, key: str) -> Job | None:
         with self._database.read() as connection:

@@ -275,6 +275,23 @@ def test_no_step_begins_after_the_deadline() -> None:
     assert fleet.calls == []
 
 
+class Punctual(Fleet):
+    """Says that the time is over when the whole milliseconds it was given are."""
+
+    async def post(self, path: bytes, headers: bytes, body: bytes, seconds: float) -> Response:
+        given = headers.partition(b"x-mf-timeout-ms: ")[2].partition(b"\r\n")[0]
+        await asyncio.sleep((int(given) - 1) / 1000)
+        return await super().post(path, headers, body, seconds)
+
+
+def test_a_model_that_used_up_the_deadline_leaves_nothing_for_a_fallback() -> None:
+    rule = {"constant": {"score": 0.25}}
+    with pytest.raises(DeadlinePassed):
+        execute(checked(document(step("a", fallback=rule))), Punctual(scorer=504), seconds=0.05)
+    patient = checked(document(step("a", fallback=rule, timeout_ms=20)))
+    assert execute(patient, Punctual(scorer=504), seconds=5).fallbacks == {"a": "constant"}
+
+
 def test_a_redefinition_keeps_circuits_of_steps_that_stay() -> None:
     plan = checked(document(step("a", breaker={"minimum": 1, "window": 1})))
     runner = Runner(plan)

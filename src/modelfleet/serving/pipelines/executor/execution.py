@@ -31,6 +31,9 @@ from modelfleet_worker.wire.signature import Array
 
 _PASSED_ON = frozenset({400, 429, 503, 504})
 """Statuses of a step that the pipeline may answer with; others become 500."""
+_NOTHING_LEFT_S = 0.005
+"""With less time than this, the deadline has passed: models are told whole milliseconds, and count
+them from when they are asked, so that one that was given all the time may be done a little early."""
 
 
 class StepFailed(Exception):
@@ -213,7 +216,7 @@ class Execution:
         breaker = self._runner.breaker(step, version)
         now = time.monotonic()
         left = self._deadline - now
-        if left <= 0:
+        if left <= _NOTHING_LEFT_S:
             raise DeadlinePassed
         ticket = breaker.admit(now)
         if ticket is None:
@@ -238,7 +241,7 @@ class Execution:
                 breaker.failed(ticket, ended)
             else:
                 breaker.succeeded(ticket)
-            if ended >= self._deadline:
+            if ended >= self._deadline - _NOTHING_LEFT_S:
                 raise DeadlinePassed from error
             raise failure from error
         except BaseException:  # given up, because another step failed
