@@ -32,8 +32,8 @@ from modelfleet_worker.wire.signature import Array
 _PASSED_ON = frozenset({400, 429, 503, 504})
 """Statuses of a step that the pipeline may answer with; others become 500."""
 _NOTHING_LEFT_S = 0.005
-"""With less time than this, the deadline has passed: models are told whole milliseconds, and count
-them from when they are asked, so that one that was given all the time may be done a little early."""
+"""With less time than this, the deadline has passed: models are told whole milliseconds and count
+them from when they are asked, so that one that was given all the time may end a little early."""
 
 
 class StepFailed(Exception):
