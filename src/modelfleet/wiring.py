@@ -224,7 +224,6 @@ def build(settings: Settings) -> Fleet:
         rollouts,
         traffic,
         [
-            shedding.look,
             batches.look,
             quarantine.look,
             publisher.observe,
@@ -235,6 +234,7 @@ def build(settings: Settings) -> Fleet:
             training.look,
         ],
         settings.reconcile.interval_seconds,
+        urgent=[shedding.look],
         membership=membership,
         own=[converters.end_idle],
         let_go=partial(_close, batches, training),

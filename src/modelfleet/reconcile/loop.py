@@ -33,7 +33,8 @@ _LOOK_SECONDS = 1.0
 
 class Reconciler:
     """Runs in a thread of the control plane. `others` are run once a second, each on its own; so
-    are `own`, also where another control plane leads. `let_go` is run when one has taken over."""
+    are `own`, also where another control plane leads, and `urgent` in every round. `let_go` is run
+    when one has taken over."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Reconciler:
         others: Sequence[Callable[[], None]],
         interval_seconds: float,
         *,
+        urgent: Sequence[Callable[[], None]] = (),
         membership: Membership | None = None,
         own: Sequence[Callable[[], None]] = (),
         let_go: Callable[[], None] = lambda: None,
@@ -56,6 +58,7 @@ class Reconciler:
         self._traffic = traffic
         self._others = others
         self._interval = interval_seconds
+        self._urgent = urgent
         self._membership = membership
         self._own = own
         self._let_go = let_go
@@ -120,7 +123,7 @@ class Reconciler:
 
     def _lead(self, due: bool) -> None:
         self._guarded(self._main)
-        for other in self._others if due else ():
+        for other in (*self._urgent, *(self._others if due else ())):
             self._guarded(other)
 
     def _guarded(self, part: Callable[[], None]) -> None:

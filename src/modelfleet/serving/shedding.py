@@ -1,7 +1,7 @@
 """When a model is asked for more than it can answer: what each caller may still ask of it.
 
-Workers tell how much they served and refused and how busy the model was; once a second the share of
-each caller follows from that, and the gateway refuses the rest (see `gateway.shed`).
+Workers tell how much they served and refused and how busy the model was. Twice a second the share
+of each caller follows from that, and the gateway refuses the rest (see `gateway.shed`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ _TOLERATED = 0.05
 """Share of the requests that workers may refuse."""
 _FASTEST = 2.0
 _STEEPEST = 4.0
-"""A share grows and shrinks by no more in a second."""
+"""A share grows and shrinks by no more at a time."""
 _UNUSED = 1.5
 """A share that is so much larger than all that is served limits nobody."""
 _CHANGE = 0.05
 """Smaller changes are not worth telling the gateway."""
-_SHORTEST_S = 0.5
+_SHORTEST_S = 0.45
+"""Of what a rate is made; workers tell four times a second."""
 _LAG_S = 0.1
 """until a change counts at the gateway, and what was let in before it is out of the queue"""
 
@@ -71,7 +72,7 @@ def fair_share(before: float | None, now: Reading) -> float | None:
 
 
 class Shedding:
-    """Run `look` about once a second. endpoints: as the gateway has them."""
+    """Run `look` about four times a second. endpoints: as the gateway has them."""
 
     def __init__(
         self,
