@@ -12,10 +12,11 @@ from test_service import FAST, World, arm, failing, good
 
 from modelfleet.core.authorization import SYSTEM, Grant, Principal, Role
 from modelfleet.core.errors import Conflict, InvalidInput, NotAllowed
-from modelfleet.rollouts import judge, store
+from modelfleet.rollouts import judge
 from modelfleet.rollouts.analysis import Analysis, Arm, Tick
 from modelfleet.rollouts.judge import Finding
 from modelfleet.rollouts.plan import Bandit, Limits, Preview, Spec, Step, Strategy
+from modelfleet.rollouts.tables import rollout
 from modelfleet.rollouts.windows import Window
 from modelfleet.serving.endpoints import FULL
 from modelfleet.serving.traffic import Sticky
@@ -325,10 +326,10 @@ def test_superseding_is_explicit_and_takes_the_traffic_back(world: World) -> Non
 def test_the_database_itself_refuses_two_rollouts_of_an_endpoint(world: World) -> None:
     world.start("1.1.0", FAST)
     with pytest.raises(sa.exc.IntegrityError), world.database.begin() as connection:
-        (row,) = connection.execute(sa.select(store.rollout).where(
-            store.rollout.c.ended_at.is_(None)
+        (row,) = connection.execute(sa.select(rollout).where(
+            rollout.c.ended_at.is_(None)
         )).mappings()  # fmt: skip
-        connection.execute(sa.insert(store.rollout).values({**row, "id": "other"}))
+        connection.execute(sa.insert(rollout).values({**row, "id": "other"}))
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from modelfleet.registry import Model, ranges, semver
 from modelfleet.registry import store as registry_store
 from modelfleet.registry.tables import model, model_version, version_tag
 from modelfleet.registry.types import DEFAULT_NAMESPACE_ID
-from modelfleet.rollouts import store as rollout_store
 from modelfleet.rollouts.step import ENDED
+from modelfleet.rollouts.tables import rollout
 from modelfleet.serving.endpoints import Endpoint, EndpointService
 from modelfleet.serving.pipelines import store as pipeline_store
 from modelfleet.serving.pipelines.store import Pipeline
@@ -206,24 +206,25 @@ def _versions(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[V
 
 @cache
 def _rollout_query() -> sa.Select[Any]:
-    table = rollout_store.rollout
     newest = (
-        sa.select(table.c.endpoint_id, sa.func.max(table.c.started_at).label("at"))
-        .where(table.c.endpoint_id.in_(sa.bindparam("ids", expanding=True)))
-        .group_by(table.c.endpoint_id)
+        sa.select(rollout.c.endpoint_id, sa.func.max(rollout.c.started_at).label("at"))
+        .where(rollout.c.endpoint_id.in_(sa.bindparam("ids", expanding=True)))
+        .group_by(rollout.c.endpoint_id)
         .subquery()
     )
-    same = sa.and_(table.c.endpoint_id == newest.c.endpoint_id, table.c.started_at == newest.c.at)
-    columns = (
-        table.c.id,
-        table.c.endpoint_id,
-        table.c.to_version_id,
-        table.c.state,
-        table.c.sentence,
-        table.c.actor,
-        table.c.started_at,
+    same = sa.and_(
+        rollout.c.endpoint_id == newest.c.endpoint_id, rollout.c.started_at == newest.c.at
     )
-    return sa.select(*columns).join(newest, same).order_by(table.c.id)
+    columns = (
+        rollout.c.id,
+        rollout.c.endpoint_id,
+        rollout.c.to_version_id,
+        rollout.c.state,
+        rollout.c.sentence,
+        rollout.c.actor,
+        rollout.c.started_at,
+    )
+    return sa.select(*columns).join(newest, same).order_by(rollout.c.id)
 
 
 def _rollouts(connection: sa.Connection, endpoint_ids: Sequence[str]) -> dict[str, RolloutRow]:

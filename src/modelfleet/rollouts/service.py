@@ -14,7 +14,7 @@ from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from modelfleet.core.ids import new_id
-from modelfleet.identity.approvals import Approval, Approvals, has_role
+from modelfleet.identity.approvals import Approval, Approvals
 from modelfleet.identity.store import find_principal
 from modelfleet.lineage import feeds_between
 from modelfleet.registry import RegistryService, Version, datasets
@@ -25,8 +25,8 @@ from modelfleet.rollouts.advance import Advancer, Gatekeeper, blocked
 from modelfleet.rollouts.judging import TickSource
 from modelfleet.rollouts.moving import Mover
 from modelfleet.rollouts.plan import Preview, Spec
+from modelfleet.rollouts.steering import SteeringVerbs, resource_of, said
 from modelfleet.rollouts.step import (
-    AT_A_STEP,
     ENDED,
     UNMOVED,
     Desired,
@@ -35,10 +35,10 @@ from modelfleet.rollouts.step import (
     Traffic,
 )
 from modelfleet.rollouts.store import Arm, Evidence, Notes, Rollout, Row
+from modelfleet.rollouts.tables import rollout
 from modelfleet.serving.endpoints import Endpoint, EndpointService
 
 __all__ = ["Details", "RolloutService", "TickSource", "Watched"]
-MAX_REASON = 2000
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Member:
     """defaults to the model's name"""
 
 
-class RolloutService:
+class RolloutService(SteeringVerbs):
     def __init__(
         self,
         database: Database,
@@ -85,7 +85,7 @@ class RolloutService:
         approvals: Approvals | None = None,
         gatekeeper: Gatekeeper | None = None,
     ) -> None:
-        self._database = database
+        super().__init__(database)
         self._registry = registry
         self._endpoints = endpoints
         self._approvals = approvals or Approvals(database)
@@ -210,7 +210,7 @@ class RolloutService:
         names = ", ".join(one.name for one in targets)
         waits = self._waits_at_first(connection, spec, place)
         connection.execute(
-            sa.insert(store.rollout).values(
+            sa.insert(rollout).values(
                 id=rollout_id,
                 endpoint_id=place.id,
                 endpoint=place.name,
@@ -305,10 +305,10 @@ class RolloutService:
         """The same again: a new attempt with an id and a judge of its own."""
         with self._database.begin() as connection:
             old = self._row(connection, rollout_id)
-            authorize(actor, Action.ROLLOUT, _resource(old))
+            authorize(actor, Action.ROLLOUT, resource_of(old))
             if old.state not in ENDED or old.state is State.SUCCEEDED:
                 hint = "" if old.state is State.SUCCEEDED else "Abort it first."
-                raise Conflict(f"The rollout is {_said(old.state)}, not failed.", hint=hint)
+                raise Conflict(f"The rollout is {said(old.state)}, not failed.", hint=hint)
             if old.group_id:
                 raise Conflict("A rollout of a group is not tried again alone.")
             condition = model_version.c.id.in_([arm.version_id for arm in old.arms])
@@ -328,133 +328,16 @@ class RolloutService:
             )
             return self._shown(connection, made)
 
-    # Steering ----------------------------------------------------------------------------------
-
-    def pause(self, actor: Principal, rollout_id: str) -> Rollout:
-        """Stay at the present step. Harm still rolls back."""
-        return self._steer(actor, rollout_id, Desired.PAUSE, Action.ROLLOUT)
-
-    def resume(self, actor: Principal, rollout_id: str) -> Rollout:
-        return self._steer(actor, rollout_id, Desired.RUN, Action.ROLLOUT)
-
-    def abort(self, actor: Principal, rollout_id: str, reason: str = "") -> Rollout:
-        """All traffic back to the stable version, as soon as that one is resident."""
-        return self._steer(actor, rollout_id, Desired.ABORT, Action.ROLL_BACK, reason)
-
-    def promote(self, actor: Principal, rollout_id: str, reason: str) -> Rollout:
-        """All traffic to the new version without waiting for the judge's proof.
-
-        Not before it has passed its gates, and not in a freeze window.
-        """
-        if not reason.strip():
-            raise InvalidInput("Promoting by hand needs a reason.")
-        return self._steer(actor, rollout_id, Desired.PROMOTE, Action.ROLLOUT, reason)
-
-    def override(self, actor: Principal, rollout_id: str, reason: str) -> Rollout:
-        """Let one rollout advance in freeze windows; by the role that each of them names."""
-        if not reason.strip():
-            raise InvalidInput("Overriding a freeze window needs a reason.")
-        with self._database.begin() as connection:
-            found = self._row(connection, rollout_id)
-            resource = _resource(found)
-            authorize(actor, Action.READ, resource)
-            known = freezes.holding(freezes.current(connection), found.owner_team, found.endpoint)
-            roles = {one.role for one in known} or {"approver"}
-            for role in sorted(roles):
-                if not has_role(actor, role, found.owner_team):
-                    authorize(actor, Action.MANAGE_ACCESS, resource)
-            if found.state in ENDED:
-                raise Conflict(f"The rollout has ended: {_said(found.state)}.")
-            given = {"by": actor.name, "reason": reason.strip()[:MAX_REASON]}
-            notes = replace(found.notes, override=given)
-            store.update(connection, found, notes=store.plain(notes))
-            details = {"rollout": found.id, "reason": given["reason"]}
-            details |= {"windows": ", ".join(one.name for one in known)}
-            audit.record(connection, actor, "override-freeze", resource, details)
-            return self._shown(connection, rollout_id)
-
-    def _steer(
-        self,
-        actor: Principal,
-        rollout_id: str,
-        desired: Desired,
-        action: Action,
-        reason: str = "",
-    ) -> Rollout:
-        if len(reason) > MAX_REASON:
-            raise InvalidInput(f"A reason has at most {MAX_REASON} characters.")
-        with self._database.begin() as connection:
-            found = self._row(connection, rollout_id)
-            members = [found]
-            if found.group_id:
-                members = store.group_of(connection, found.group_id)
-                members = [one for one in members if one.state not in ENDED] or [found]
-            for one in members:
-                authorize(actor, action, _resource(one))
-            for one in members:
-                self._refuse(connection, one, desired)
-            for one in members:
-                values: dict[str, object] = {"desired": desired.value}
-                if reason:
-                    request = {"by": actor.name, "reason": reason.strip()}
-                    values["notes"] = store.plain(replace(one.notes, request=request))
-                store.update(connection, one, **values)
-                details = {"rollout": one.id, "desired": desired.value}
-                details |= {"reason": reason.strip()} if reason else {}
-                audit.record(connection, actor, "steer-rollout", _resource(one), details)
-                if desired is Desired.PROMOTE:
-                    sentence = f"{actor.name} promotes it: {reason.strip()}"
-                    store.add_move(connection, one.id, one.state, one.step, sentence, actor.name)
-            return self._shown(connection, rollout_id)
-
-    def _refuse(self, connection: sa.Connection, found: Row, desired: Desired) -> None:
-        if found.state in ENDED:
-            raise Conflict(f"The rollout has ended: {_said(found.state)}.")
-        if found.desired is Desired.ABORT and desired is not Desired.ABORT:
-            raise Conflict("The rollout was aborted.")
-        if found.state is State.ROLLING_BACK and desired is not Desired.ABORT:
-            raise Conflict("The rollout goes back already.")
-        if found.state is State.FROZEN and desired not in (Desired.ABORT, Desired.PROMOTE):
-            raise Conflict(
-                "The rollout is frozen.",
-                hint=f"modelfleet rollouts abort {found.id}, or promote it",
-            )
-        if desired is Desired.PROMOTE:
-            self._refuse_promotion(connection, found)
-
-    def _refuse_promotion(self, connection: sa.Connection, found: Row) -> None:
-        if found.spec.arms:
-            raise Conflict(
-                "An A/B/n test is not promoted by hand.",
-                hint="Abort it and roll out the arm that you want.",
-            )
-        if found.state in UNMOVED:
-            raise Conflict("The version is not ready, or has not passed its gates, yet.")
-        if found.state not in AT_A_STEP:
-            raise Conflict(f"The rollout is {_said(found.state)}: there is nothing to promote.")
-        known = freezes.current(connection)
-        frozen = blocked(
-            replace(found.spec, windows=(), not_before=""),
-            found.notes,
-            known,
-            found.owner_team,
-            found.endpoint,
-            now_us(),
-        )
-        if frozen:
-            hint = f'modelfleet rollouts override {found.id} --reason "..."'
-            raise Conflict(frozen, hint=hint)
-
     # Reading -----------------------------------------------------------------------------------
 
     def get(self, actor: Principal, rollout_id: str, ticks: int = 600) -> Details:
         with self._database.read() as connection:
-            found = store.shown(connection, store.rollout.c.id == rollout_id)
+            found = store.shown(connection, rollout.c.id == rollout_id)
             if not found:
                 raise NotFound(f"There is no rollout {rollout_id}.")
             one = found[0]
             authorize(actor, Action.READ, Resource("endpoint", one.endpoint, one.owner_team))
-            same = sa.and_(store.rollout.c.group_id == one.group, store.rollout.c.id != one.id)
+            same = sa.and_(rollout.c.group_id == one.group, rollout.c.id != one.id)
             details = Details(
                 one,
                 store.moves(connection, rollout_id),
@@ -474,25 +357,16 @@ class RolloutService:
         limit: int = 100,
     ) -> Sequence[Rollout]:
         """Newest first."""
-        condition = store.rollout.c.endpoint == endpoint if endpoint else sa.true()
+        condition = rollout.c.endpoint == endpoint if endpoint else sa.true()
         if active_only:
-            condition = sa.and_(condition, store.rollout.c.ended_at.is_(None))
+            condition = sa.and_(condition, rollout.c.ended_at.is_(None))
         if group:
-            condition = sa.and_(condition, store.rollout.c.group_id == group)
+            condition = sa.and_(condition, rollout.c.group_id == group)
         teams = actor.teams(Action.READ)
         if teams is not None:
-            condition = sa.and_(condition, store.rollout.c.owner_team.in_(sorted(teams)))
+            condition = sa.and_(condition, rollout.c.owner_team.in_(sorted(teams)))
         with self._database.read() as connection:
             return store.shown(connection, condition, limit)
-
-    def _row(self, connection: sa.Connection, rollout_id: str) -> Row:
-        found = store.find_row(connection, rollout_id)
-        if found is None:
-            raise NotFound(f"There is no rollout {rollout_id}.")
-        return found
-
-    def _shown(self, connection: sa.Connection, rollout_id: str) -> Rollout:
-        return store.shown(connection, store.rollout.c.id == rollout_id)[0]
 
     # For the reconciler ------------------------------------------------------------------------
 
@@ -531,10 +405,6 @@ class RolloutService:
         return found
 
 
-def _resource(row: Row) -> Resource:
-    return Resource("endpoint", row.endpoint, row.owner_team)
-
-
 def _splits(row: Row) -> bool:
     """Whether clients have been divided among versions: who came before is yet to be counted."""
     if row.state is State.BAKING:
@@ -543,10 +413,6 @@ def _splits(row: Row) -> bool:
     if not divided or row.step < divided[0]:
         return False
     return row.step > divided[0] or row.applied_at is not None
-
-
-def _said(state: State) -> str:
-    return state.value.replace("_", " ")
 
 
 def _check_data(connection: sa.Connection, actor: Principal, spec: Spec) -> None:
