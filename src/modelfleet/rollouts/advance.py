@@ -8,26 +8,23 @@ that dies before the commit has changed nothing; one that dies after it has noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
-import structlog
 
 from modelfleet.core.clock import now_us
 from modelfleet.core.database import Database
-from modelfleet.core.errors import FleetError
 from modelfleet.identity.approvals import Approvals
 from modelfleet.registry import RegistryService, Version
-from modelfleet.rollouts import freezes, groups, judging, store, windows
+from modelfleet.rollouts import freezes, groups, judging, store
 from modelfleet.rollouts.freezes import Freeze
-from modelfleet.rollouts.judge import JudgeState, Verdict
+from modelfleet.rollouts.judge import Verdict
 from modelfleet.rollouts.judging import Judged, TickSource
 from modelfleet.rollouts.moving import Mover, approval_of, asked_subject, subject_of
-from modelfleet.rollouts.plan import Spec
 from modelfleet.rollouts.step import (
     AT_A_STEP,
     ENDED,
@@ -39,11 +36,10 @@ from modelfleet.rollouts.step import (
     decide,
     waits_for,
 )
-from modelfleet.rollouts.store import NewEvidence, Notes, Row
+from modelfleet.rollouts.store import Notes, Row
+from modelfleet.rollouts.writing import Outcome, Writer, guarded
 from modelfleet.serving.endpoints import EndpointService, Place
 
-log = structlog.get_logger(__name__)
-_T = TypeVar("_T")
 _SECOND = 1_000_000
 WATCHED_SECONDS = 60.0
 _GATES_SECONDS = 1.0
@@ -62,36 +58,6 @@ class Admission:
 class Gatekeeper(Protocol):
     def look(self, connection: sa.Connection, rollout: Row) -> Admission:
         """In a writing transaction: gates that were not asked for yet may be."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is to be written of one rollout."""
-
-    row: Row
-    judges: tuple[JudgeState, ...]
-    notes: Notes
-    applied_at: int | None
-    evidence: Sequence[NewEvidence] = ()
-    move: Move | None = None
-    waits: str = ""
-    closed: int | None = None
-    """ticks were read up to here"""
-    versions: tuple[Version, ...] = ()
-    """of the arms"""
-    verdicts: Sequence[Verdict | None] = ()
-
-    @property
-    def is_empty(self) -> bool:
-        row = self.row
-        return (
-            self.move is None
-            and not self.evidence
-            and self.judges is row.judges
-            and self.notes is row.notes
-            and self.applied_at == row.applied_at
-            and self.waits == row.waits
-        )
 
 
 @dataclass
@@ -121,6 +87,7 @@ class Advancer:
         self._approvals = approvals
         self._gatekeeper = gatekeeper
         self._mover = Mover(endpoints, approvals)
+        self._writer = Writer(database, self._mover)
         self._known: dict[str, Row] = {}
         self._closed: dict[str, tuple[int, int | None]] = {}
         self._verdicts: dict[str, tuple[int, Sequence[Verdict | None]]] = {}
@@ -144,13 +111,16 @@ class Advancer:
             sorted({one for row in rows.values() for one in row.version_ids})
         )
         closed = self._ticks.closed_tick() if any(map(judging.is_judged, rows.values())) else None
-        found: dict[str, tuple[Outcome, Observed | None]] = {}
+        found: dict[str, Outcome] = {}
         for row in rows.values():
             look = partial(self._consider, row, seen, versions, load_errors, closed)
-            one = self._guarded(row, look)
+            one = guarded(row, look)
             if one is not None:
                 found[row.id] = one
-        return self._write(self._units(rows, found))
+        written = self._writer.write(self._units(rows, found))
+        for outcome in (one for unit in written for one in unit if one.move is None):
+            self._remember(outcome)
+        return len(written)
 
     # Looking -------------------------------------------------------------------------------------
 
@@ -199,7 +169,7 @@ class Advancer:
         if not due or self._gatekeeper is None:
             return
         for row in due:
-            self._guarded(row, partial(self._ask_gate, row, now))
+            guarded(row, partial(self._ask_gate, row, now))
 
     def _ask_gate(self, row: Row, now: float) -> None:
         assert self._gatekeeper is not None
@@ -228,13 +198,12 @@ class Advancer:
         versions: Mapping[str, Version],
         load_errors: Mapping[int, str],
         closed: int | None,
-    ) -> tuple[Outcome, Observed | None]:
+    ) -> Outcome:
         place, now = seen.places.get(row.endpoint_id), now_us()
         arms = tuple(versions[arm.version_id] for arm in row.arms)
         if place is None:
             ends = Move(State.ROLLED_BACK, row.step, "The endpoint was deleted.")
-            gone = Outcome(row, row.judges, row.notes, row.applied_at, move=ends, versions=arms)
-            return gone, None
+            return Outcome(row, row.judges, row.notes, row.applied_at, move=ends, versions=arms)
         applied = place.applied_revision >= row.route_revision
         applied_at = row.applied_at
         if applied and applied_at is None:
@@ -249,7 +218,7 @@ class Advancer:
         if move is None and judged.stable_breaks and not row.notes.alerted:
             sentence = f"A person should look: the stable version itself. {judged.stable_breaks}"
             move = Move(row.state, row.step, sentence, tells=True)
-        outcome = Outcome(
+        return Outcome(
             row,
             judged.states,
             self._notes(row, judged, move),
@@ -261,7 +230,6 @@ class Advancer:
             arms,
             judged.verdicts,
         )
-        return outcome, observed
 
     def _judge(
         self,
@@ -342,7 +310,7 @@ class Advancer:
         return known[1] if known else Answer(Standing.WAITING, "The gates are being asked for.")
 
     def _blocked(self, row: Row, known: Sequence[Freeze], now: int) -> str:
-        return blocked(row.spec, row.notes, known, row.owner_team, row.endpoint, now)
+        return freezes.blocked(row.spec, row.notes, known, row.owner_team, row.endpoint, now)
 
     def _watched(self, row: Row, applied: bool, closed: int | None, now: int) -> bool:
         """Whether this process has watched the bake for its time, or a minute of it, by a clock
@@ -370,19 +338,17 @@ class Advancer:
             notes = replace(notes, evidence=self._admissions[row.id][2])
         return notes
 
-    # Writing -------------------------------------------------------------------------------------
-
     def _units(
         self,
         rows: Mapping[str, Row],
-        found: Mapping[str, tuple[Outcome, Observed | None]],
+        found: Mapping[str, Outcome],
     ) -> list[list[Outcome]]:
         """What commits together: one rollout, or all of a group."""
-        units = [[one] for one, _ in found.values() if not one.row.group_id]
+        units = [[one] for one in found.values() if not one.row.group_id]
         for group_id in {row.group_id for row in rows.values() if row.group_id}:
             with self._database.read() as connection:
                 members = store.group_of(connection, group_id)
-            ours = {one.id: found[one.id][0] for one in members if one.id in found}
+            ours = {one.id: found[one.id] for one in members if one.id in found}
             if any(one.id not in ours and one.state not in ENDED for one in members):
                 continue  # one of them can't be judged now: none moves
             moves, waits = groups.together(
@@ -399,33 +365,6 @@ class Advancer:
         full = [[one for one in unit if not one.is_empty] for unit in units]
         return [unit for unit in full if unit]
 
-    def _write(self, units: Sequence[Sequence[Outcome]]) -> int:
-        """All in one transaction; if that fails, each in its own, so that one harms no other."""
-        if not units:
-            return 0
-        quiet = [unit[0] for unit in units if len(unit) == 1 and unit[0].move is None]
-        others = [unit for unit in units if len(unit) > 1 or unit[0].move is not None]
-        try:
-            with self._database.begin() as connection:
-                store.note_all(connection, [_noted(one) for one in quiet])
-                written: list[Sequence[Outcome]] = [[one] for one in quiet]
-                written += [unit for unit in others if self._commit(connection, unit)]
-        except store.Stale:
-            written = self._one_by_one(units)
-        except FleetError:
-            raise
-        except Exception as error:  # noqa: BLE001 - found out one by one whose it is
-            log.error("rollouts are written one by one", error=str(error))
-            written = self._one_by_one(units)
-        for unit in written:
-            for one in unit:
-                if one.move is None:
-                    self._remember(one)
-        return len(written)
-
-    def _one_by_one(self, units: Sequence[Sequence[Outcome]]) -> list[Sequence[Outcome]]:
-        return [unit for unit in units if self._guarded(unit[0].row, partial(self._alone, unit))]
-
     def _remember(self, one: Outcome) -> None:
         """What was just written need not be read again."""
         row = one.row
@@ -441,61 +380,6 @@ class Advancer:
         self._verdicts[row.id] = (after.revision, one.verdicts)
         if one.closed is not None:
             self._closed[row.id] = (one.closed, one.applied_at)
-
-    def _alone(self, unit: Sequence[Outcome]) -> bool:
-        with self._database.begin() as connection:
-            return self._commit(connection, unit)
-
-    def _commit(self, connection: sa.Connection, unit: Sequence[Outcome]) -> bool:
-        try:
-            with connection.begin_nested():
-                for one in unit:
-                    if not self._one(connection, one):
-                        raise store.Stale
-        except store.Stale:
-            return False
-        return True
-
-    def _one(self, connection: sa.Connection, one: Outcome) -> bool:
-        row, values = one.row, {}
-        if one.judges is not row.judges:
-            values["judge"] = store.plain(one.judges)
-        if one.notes is not row.notes:
-            values["notes"] = store.plain(one.notes)
-        if one.applied_at != row.applied_at:
-            values["applied_at"] = one.applied_at
-        if one.waits != row.waits:
-            values["waits"] = one.waits
-        if not store.update(connection, row, **values):
-            return False
-        store.add_evidence(connection, [(row.id, found) for found in one.evidence])
-        if one.move is not None:
-            after = replace(row, judges=one.judges, notes=one.notes, revision=row.revision + 1)
-            self._mover.make(connection, after, one.move, one.versions)
-        return True
-
-    def _guarded(self, row: Row, part: Callable[[], _T]) -> _T | None:
-        """Trouble with one rollout is not the others'."""
-        try:
-            return part()
-        except Exception as error:
-            log.exception("rollout", rollout=row.id, endpoint=row.endpoint, error=str(error))
-            return None
-
-
-def _noted(one: Outcome) -> store.Noted:
-    return store.Noted(one.row, one.judges, one.notes, one.applied_at, one.waits, one.evidence)
-
-
-def blocked(
-    spec: Spec, notes: Notes, known: Sequence[Freeze], team: str, endpoint: str, now: int
-) -> str:
-    """Why a rollout may not advance now: a freeze window, or its own schedule."""
-    held: list[windows.Window] = []
-    if not notes.override:
-        held = [one.window for one in freezes.holding(known, team, endpoint)]
-        held += spec.freeze
-    return windows.blocked(now, not_before=spec.not_before, windows=spec.windows, freezes=held)
 
 
 def _worst(versions: Sequence[Version]) -> str:

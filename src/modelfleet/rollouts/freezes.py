@@ -20,6 +20,9 @@ from modelfleet.core.database import Database, Json, metadata
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound
 from modelfleet.core.ids import new_id
 from modelfleet.identity.approvals import check_role
+from modelfleet.rollouts import windows
+from modelfleet.rollouts.plan import Spec
+from modelfleet.rollouts.store import Notes
 from modelfleet.rollouts.windows import Window, held_until
 from modelfleet.serving.endpoints import EndpointService
 
@@ -136,6 +139,17 @@ def current(connection: sa.Connection) -> Sequence[Freeze]:
         )
         found.append(replace(one, until=until))
     return found
+
+
+def blocked(
+    spec: Spec, notes: Notes, known: Sequence[Freeze], team: str, endpoint: str, now: int
+) -> str:
+    """Why a rollout may not advance now: a freeze window, or its own schedule."""
+    held: list[windows.Window] = []
+    if not notes.override:
+        held = [one.window for one in holding(known, team, endpoint)]
+        held += spec.freeze
+    return windows.blocked(now, not_before=spec.not_before, windows=spec.windows, freezes=held)
 
 
 def holding(freezes: Iterable[Freeze], team: str, endpoint: str) -> Sequence[Freeze]:

@@ -21,7 +21,7 @@ from modelfleet.registry import RegistryService, Version, datasets
 from modelfleet.registry import store as registry_store
 from modelfleet.registry.tables import model_version
 from modelfleet.rollouts import freezes, groups, judge, store, windows
-from modelfleet.rollouts.advance import Advancer, Gatekeeper, blocked
+from modelfleet.rollouts.advance import Advancer, Gatekeeper
 from modelfleet.rollouts.judging import TickSource
 from modelfleet.rollouts.moving import Mover
 from modelfleet.rollouts.plan import Preview, Spec
@@ -248,7 +248,7 @@ class RolloutService(SteeringVerbs):
 
     def _waits_at_first(self, connection: sa.Connection, spec: Spec, place: Endpoint) -> str:
         known = freezes.current(connection)
-        return blocked(spec, Notes(), known, place.owner_team, place.name, now_us())
+        return freezes.blocked(spec, Notes(), known, place.owner_team, place.name, now_us())
 
     def _check_people(self, connection: sa.Connection, spec: Spec) -> None:
         """Callers that previews name are there."""

@@ -13,7 +13,6 @@ from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, InvalidInput, NotFound
 from modelfleet.identity.approvals import has_role
 from modelfleet.rollouts import freezes, store
-from modelfleet.rollouts.advance import blocked
 from modelfleet.rollouts.step import AT_A_STEP, ENDED, UNMOVED, Desired, State
 from modelfleet.rollouts.store import Rollout, Row
 from modelfleet.rollouts.tables import rollout
@@ -128,7 +127,7 @@ class SteeringVerbs:
         if found.state not in AT_A_STEP:
             raise Conflict(f"The rollout is {said(found.state)}: there is nothing to promote.")
         known = freezes.current(connection)
-        frozen = blocked(
+        frozen = freezes.blocked(
             replace(found.spec, windows=(), not_before=""),
             found.notes,
             known,
