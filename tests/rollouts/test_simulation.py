@@ -73,7 +73,7 @@ def count_twice(patch: Patch) -> None:
 
 
 def forget_freezes(patch: Patch) -> None:
-    patch.setattr(advance, "blocked", lambda *_: "")
+    patch.setattr(advance.Advancer, "_blocked", lambda *_: "")
 
 
 def forget_the_group(patch: Patch) -> None:
