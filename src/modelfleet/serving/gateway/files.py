@@ -83,7 +83,7 @@ class GatewayFiles:
         self._keys = layout.keys
         self._admin = layout.gateway_admin_socket
         self._inside = layout.gateway_socket
-        self._shares = layout.gateway / "shares.json"
+        self._shares = layout.gateway_shares
         self._limits = limits
         self._grpc = layout.grpc_socket
         self._routes = routes.RouteRenderer()
