@@ -13,6 +13,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from modelfleet.core.authorization import SYSTEM, Action, Role
+from modelfleet.core.clock import now_us
 from modelfleet.delivery.apply import Signed
 from modelfleet.delivery.types import Order
 from modelfleet.serving.gateway import FairShare
@@ -136,9 +137,8 @@ def test_the_fleet_can_be_filtered_and_sorted(world, enter):
 
 def test_an_overload_and_other_refusals_are_told(world, enter):
     assert "More is asked" not in enter().get("/").text
-    now = world.now
     refuse(world, {("churn", "overload"): 400, ("churn", "key-expired"): 3, ("", "not-found"): 9})
-    world.fleet.gateway.set_shares([FairShare("churn", 12.5, since_us=now - 90_000_000)])
+    world.fleet.gateway.set_shares([FairShare("churn", 12.5, since_us=now_us() - 90_000_000)])
     text = plain(enter().get("/").text)
     told = r"churn: each caller gets 12.5 requests a second, (\S+) a second are refused, since 20"
     found = re.search(told, text)
@@ -166,10 +166,10 @@ def refuse(world, counts: dict[tuple[str, str], int]) -> None:
     connection = open_writer(world.fleet.layout.evidence_database)
     with transaction(connection):
         for (endpoint, reason), count in counts.items():
-            start = world.now // STEP_US * STEP_US
+            start = now_us() // STEP_US * STEP_US
             row = (start, endpoint, reason, count)
             connection.execute("INSERT INTO refusal VALUES (?, ?, ?, ?)", row)
-        write_meta(connection, "gateway_seen", world.now)
+        write_meta(connection, "gateway_seen", now_us())
     connection.close()
 
 
