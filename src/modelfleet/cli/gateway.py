@@ -116,7 +116,7 @@ def _refusals(found: Any) -> Iterator[str]:
         yield "  none"
     if (shed := found["shed"]) and shed["refused_per_second"] is not None:
         since = f" since {shed['since']}" if shed["since"] else ""
-        yield f"  overloaded{since}: {shed['refused_per_second']:.3g} a second are refused"
+        yield f"  overloaded{since}: {shed['refused_per_second']:,.1f} a second are refused"
 
 
 def _decision(decision: Any) -> Iterator[str]:

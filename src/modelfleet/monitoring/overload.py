@@ -37,8 +37,8 @@ def observations(
         found[key] = Observation(
             at_us,
             True,
-            f"{one.endpoint} is asked for more than {one.model} {one.version} can answer: each "
-            f"caller gets {share.per_second:.3g} requests a second, the gateway refuses the rest",
+            f"{one.endpoint} is asked for more than {one.model} {one.version} can answer: "
+            f"{share.in_words}, the gateway refuses the rest",
             evidence,
         )
     return found

@@ -159,3 +159,16 @@ def test_nothing_counts_twice_when_the_gateway_is_replaced(
 def asked_pid(gateway: Gateway) -> int:
     answer = unix_http.get(gateway.layout.gateway_admin_socket, "/ready")
     return answer.pid if answer else 0
+
+
+def test_counters_do_not_fill_the_memory(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelfleet.serving.gateway.refusals._MOST", 5)
+    gateway.start()
+    many = tuple(EndpointRoutes(f"m{n}", LIVE) for n in range(12))
+    gateway.files.write(GatewayConfig(1, many, (gateway.pool("p"),)))
+    for _ in range(2):
+        assert {gateway.ask(path_of(one.name)).status for one in many} == {401}
+    counting = Counting(gateway)
+    assert list(counting.look().values()) == [{"key-missing": 2}] * 5
+    counting.close()
+    assert gateway.ask(path_of("m11"), gateway.token_of("alice", "*")).status == 200

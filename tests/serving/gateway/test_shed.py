@@ -129,6 +129,11 @@ def test_priorities_get_shares_by_their_weight(shedding: Gateway) -> None:
     assert good["high"] > good["low"]
 
 
+def test_large_shares_read_like_numbers() -> None:
+    assert FairShare("m1", 12345.6).in_words == "each caller gets 12,346 requests a second"
+    assert FairShare("m1", 0.25).in_words == "each caller gets 0.25 requests a second"
+
+
 def test_shares_end(shedding: Gateway) -> None:
     token = shedding.token_of("alice", "*")
     told(shedding, token, FairShare("m1", 0.2))

@@ -36,6 +36,11 @@ class FairShare:
     since_us: int = 0
     """when the overload began; 0 if that was not noted"""
 
+    @property
+    def in_words(self) -> str:
+        digits = ".3g" if self.per_second < 1000 else ",.0f"
+        return f"each caller gets {self.per_second:{digits}} requests a second"
+
 
 def listener_filter(folder: Path) -> dict[str, object]:
     """It stands behind the body limits: a request that is refused before it was read would cost the
