@@ -229,7 +229,7 @@ def build(settings: Settings) -> Fleet:
             publisher.observe,
             lambda: key.keep(publisher.is_needed),
             gateway.certificates.refresh,
-            _watch_over(monitoring, endpoints, registry),
+            _watch_over(monitoring, endpoints, registry, gateway),
             triggers.look,
             training.look,
         ],
@@ -329,7 +329,10 @@ def owner_of(settings: Settings) -> tuple[int, int] | None:
 
 
 def _watch_over(
-    monitoring: MonitoringService, endpoints: EndpointService, registry: RegistryService
+    monitoring: MonitoringService,
+    endpoints: EndpointService,
+    registry: RegistryService,
+    gateway: GatewayFiles,
 ) -> Callable[[], None]:
     """One look of the monitors at all that is live."""
 
@@ -344,5 +347,6 @@ def _watch_over(
             if (found := versions.get(route.version_id)) is not None and route.weight > 0
         ]
         monitoring.run_due(SYSTEM, live)
+        monitoring.check_overload(SYSTEM, gateway.shares(), live)
 
     return look

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from load import Load, rows
@@ -135,11 +139,38 @@ def test_what_a_model_can_not_answer_is_refused_by_the_gateway(served: Platform)
         refused, there = load.tally.statuses[429] - before[429], refused_there() - there
         good = (load.tally.good - before[200]) / (time.monotonic() - began)
         said = served.run("gateway", "explain", "scarce").stdout
+        told = json.loads(served.run("gateway", "explain", "scarce", "--json").stdout)
+        fleet: Any = served.client.fleet()
+        (row,) = [one for one in fleet["rows"] if one["endpoint"] == "scarce"]
+        alert = eventually(lambda: overload_of(served, "scarce"), 15)
     say(f"overload: {good:.0f} of 100 a second, {there} of {refused} refusals by the gateway")
     assert good >= 70
     assert there >= 0.7 * refused > 0
     assert "for now each caller gets" in " ".join(said.split())
+    assert "overload: beyond the caller's fair share" in said
+    assert "overloaded since 20" in said
+    assert told["refusals"]["known"]
+    assert told["refusals"]["reasons"][0]["reason"] == "overload"
+    for shed in (told["refusals"]["shed"], row["shed"]):
+        assert shed["refused_per_second"] > 50
+        assert shed["of_a_caller_per_second"] < 400
+    assert "is asked for more than" in alert
     eventually(lambda: not gateway.shares(), 20)
+    eventually(lambda: refused_by_metrics(served, "scarce", "overload") == refused_there())
+
+
+def overload_of(platform: Platform, endpoint: str) -> str:
+    """What its alert says, be it pending or firing."""
+    found: Any = platform.client.api.get("/v1/alerts")
+    return next((one["summary"] for one in found if one["endpoint"] == endpoint), "")
+
+
+def refused_by_metrics(platform: Platform, endpoint: str, reason: str) -> int:
+    with urlopen(f"http://127.0.0.1:{platform.ports()['metrics']}/metrics") as page:
+        text = page.read().decode()
+    name = "modelfleet_gateway_refused_total"
+    (value,) = re.findall(rf'{name}{{endpoint="{endpoint}",reason="{reason}"}} (\d+)', text)
+    return int(value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up privileges")

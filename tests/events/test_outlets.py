@@ -80,6 +80,13 @@ def test_by_default_people_hear_of_what_needs_them() -> None:
     assert said["body"].startswith("Worse in errors.")
     row |= {"action": "run-drift-window", "details": {"opened": 0, "alarms": 3}}
     assert outlets.notification(row) is None
+    assert outlets.wants("apprise", ["default"], "check-overload")
+    row |= {"action": "check-overload", "details": {"opened": ["overload/churn/1"]}}
+    said = outlets.notification(row)
+    assert said is not None
+    assert said["title"] == "churn: alerts"
+    row |= {"details": {"opened": [], "resolved": ["overload/churn/1"]}}
+    assert outlets.notification(row) is None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,6 +17,8 @@ from modelfleet.core.layout import Layout
 from modelfleet.core.settings import HeartbeatSettings, Settings
 from modelfleet.host.health import Part, look
 from modelfleet.host.heartbeat.beat import Heart
+from modelfleet.host.heartbeat.shares import ABANDONED_SECONDS
+from modelfleet.serving.gateway import FairShare, GatewayFiles
 
 WELL = [Part("api", ""), Part("collector", "")]
 ILL = [Part("api", ""), Part("collector", "no answer within 5 s")]
@@ -143,3 +147,22 @@ def test_nothing_that_runs(tmp_path: Path) -> None:
     found = {part.name: part.trouble for part in look(layout, "127.0.0.1")}
     assert set(found) == {"api", "gateway", "collector", "reconciler"}
     assert all(found.values())
+
+
+def test_shares_that_nobody_follows_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    layout = Layout(tmp_path)
+    layout.gateway.mkdir(parents=True)
+    gateway, patient = GatewayFiles(layout), Patient(tmp_path, "")
+    gateway.set_shares([FairShare("scarce", 9.0), FairShare("other", 8.0)])
+    layout.reconciled.touch()
+    patient.heart.beat()
+    assert len(gateway.shares()) == 2
+    long_ago = time.time() - ABANDONED_SECONDS - 1
+    os.utime(layout.reconciled, (long_ago, long_ago))
+    patient.heart.beat()
+    assert gateway.shares() == []
+    assert 'descriptors":[]' in (layout.gateway / "shed.json").read_text()
+    patient.heart.beat()
+    said = capfd.readouterr().err
+    assert said.count("so the shares of scarce end") == 1
+    assert said.count("so the shares of other end") == 1

@@ -15,7 +15,8 @@ from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, NotAllowed, NotFound
 from modelfleet.core.layout import Layout
 from modelfleet.core.settings import MonitoringSettings, Settings
-from modelfleet.monitoring import LiveVersion, MonitoringService
+from modelfleet.monitoring import LiveVersion, MonitoringService, overload, service
+from modelfleet.serving.gateway import FairShare
 from modelfleet.telemetry.database import open_writer, transaction, write_meta
 from modelfleet.telemetry.evidence import EvidenceReader
 from modelfleet.telemetry.states import State
@@ -202,3 +203,43 @@ def test_one_open_alert_of_a_kind_is_a_rule_of_the_database(world, hour):
             "resolved_at, acknowledged_at, acknowledged_by, breached_windows, clean_windows "
             "FROM alert"
         )
+
+
+def test_an_overload_that_stays_is_an_alert_until_it_stays_away(world, monkeypatch):
+    now = [START]
+    monkeypatch.setattr(service, "now_us", lambda: now[0])
+    shed = [FairShare("late-JFK", 12.25, since_us=START), FairShare("nobody's", 3.0)]
+
+    def looks(count: int, shares: list[FairShare]) -> list[str]:
+        for _ in range(count):
+            now[0] += overload.EVERY_US
+            world.service.check_overload(SYSTEM, shares, LIVE)
+        return [one.state for one in world.service.list_alerts(SYSTEM)]
+
+    assert looks(3, []) == []
+    assert looks(1, shed) == ["pending"]
+    assert looks(1, []) == []  # it was a moment
+    assert looks(2, shed) == ["firing"]
+    (alert,) = world.service.list_alerts(SYSTEM, open_only=True)
+    assert (alert.kind, alert.endpoint, alert.version) == ("overload", "late-JFK", "1.0.0")
+    assert "each caller gets 12.2 requests a second" in alert.summary
+    assert alert.evidence["of_a_caller_per_second"] == 12.25
+    for _ in range(3):  # at its edge: one alert
+        assert looks(5, []) == ["firing"]
+        assert looks(1, shed) == ["firing"]
+    assert looks(6, []) == ["resolved"]
+    found = audit.events(world.database)
+    verbs = [one.details for one in found if one.action == "check-overload"]
+    assert verbs == [
+        {"opened": [], "resolved": ["overload/late-JFK/1"]},
+        {"opened": ["overload/late-JFK/1"], "resolved": []},
+    ]
+
+
+def test_looks_at_overloads_are_ten_seconds_apart(world, monkeypatch):
+    now = [START]
+    monkeypatch.setattr(service, "now_us", lambda: now[0])
+    for _ in range(19):
+        now[0] += SECOND
+        world.service.check_overload(SYSTEM, [FairShare("late-JFK", 1.0)], LIVE)
+    assert [one.breached_windows for one in world.service.list_alerts(SYSTEM)] == [2]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from modelfleet.core.layout import Layout
 from modelfleet.serving.gateway import EndpointRoutes, GatewayFiles, Rule, Target
@@ -172,3 +173,36 @@ def test_small_changes_are_not_told(pool: Pool) -> None:
     for served in (94, 99, 96, 95, 98):
         pool.second(served, 1, 0.92)
     assert (pool.gateway._folder / "shed.json").read_bytes() == written
+
+
+def test_an_overload_begins_once_and_is_over_when_it_stays_away(pool: Pool) -> None:
+    with capture_logs() as said:
+        pool.second(100, 300, 1.0)
+        (begun,) = pool.gateway.shares()
+        assert begun.since_us > 0
+        pool.second(97, 0, 0.97)
+        assert pool.second(60, 0, 0.6) == {}
+        assert pool.second(100, 300, 1.0) == {"busy": 194}  # the same overload, at its edge
+        assert pool.gateway.shares()[0].since_us == begun.since_us
+        pool.second(97, 0, 0.97)
+        assert pool.second(60, 0, 0.6) == {}
+        for _ in range(29):
+            pool.second(10, 0, 0.1)
+        assert [one["event"] for one in said] == ["overload"]
+        for _ in range(3):
+            pool.second(10, 0, 0.1)
+        pool.second(100, 300, 1.0)
+    assert [one["event"] for one in said] == ["overload", "the overload is over", "overload"]
+    assert {one["endpoint"] for one in said} == {"busy"}
+    assert pool.gateway.shares()[0].since_us > begun.since_us
+
+
+def test_an_overload_outlives_the_control_plane(pool: Pool, tmp_path: Path) -> None:
+    pool.second(100, 300, 1.0)
+    (begun,) = pool.gateway.shares()
+    with capture_logs() as said:
+        pool.shedding = Shedding(Layout(tmp_path).control, lambda: pool.endpoints, pool.gateway)
+        for _ in range(2):
+            pool.second(97, 300, 1.0)
+    assert pool.gateway.shares()[0].since_us == begun.since_us
+    assert said == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import html
 import re
 import time
 from html.parser import HTMLParser
@@ -12,9 +13,13 @@ import pytest
 from fastapi.routing import APIRoute
 
 from modelfleet.core.authorization import SYSTEM, Action, Role
+from modelfleet.core.clock import now_us
 from modelfleet.delivery.apply import Signed
 from modelfleet.delivery.types import Order
+from modelfleet.serving.gateway import FairShare
 from modelfleet.serving.pipelines.counters import Counted, PipelineCounters, StepCounters
+from modelfleet.telemetry.database import open_writer, transaction, write_meta
+from modelfleet.telemetry.gateway import STEP_US
 from modelfleet.web.install import PAGES
 from people import ADMIN
 
@@ -128,6 +133,49 @@ def test_the_fleet_can_be_filtered_and_sorted(world, enter):
     assert endpoints("sort=predictions&order=desc")[0] == "churn"
     assert endpoints("sort=nonsense") == ["churn", "fraud", "upsell"]
     assert 'aria-sort="descending"' in enter_once.get("/?sort=rate&order=desc").text
+
+
+def test_an_overload_and_other_refusals_are_told(world, enter):
+    assert "More is asked" not in enter().get("/").text
+    refuse(world, {("churn", "overload"): 400, ("churn", "key-expired"): 3, ("", "not-found"): 9})
+    world.fleet.gateway.set_shares([FairShare("churn", 12.5, since_us=now_us() - 90_000_000)])
+    text = plain(enter().get("/").text)
+    told = r"churn: each caller gets 12.5 requests a second, (\S+) a second are refused, since 20"
+    found = re.search(told, text)
+    assert found is not None, text
+    assert 9.0 <= float(found[1]) <= 14.0
+    for place in ("/", "/models/churn"):
+        scan = Scan()
+        scan.feed(enter().get(place).text)
+        assert (scan.wrong, scan.open) == ([], [])
+    page = plain(enter().get("/models/churn").text)
+    assert "More is asked of churn than it can answer: each caller gets 12.5" in page
+    assert "400 beyond the caller's fair share" in page
+    assert "3 with a key that has expired key-expired" in page
+    assert "not there" not in page
+    assert "refused" not in plain(enter().get("/models/upsell").text)
+    stranger = enter(Role.VIEWER, team="risk")
+    assert "More is asked" not in stranger.get("/").text
+    assert stranger.get("/models/churn").status_code in (403, 404)
+    world.fleet.gateway.set_shares([])
+    assert "More is asked" not in enter().get("/").text
+
+
+def refuse(world, counts: dict[tuple[str, str], int]) -> None:
+    """As the collector notes what the gateway refused just now."""
+    connection = open_writer(world.fleet.layout.evidence_database)
+    with transaction(connection):
+        for (endpoint, reason), count in counts.items():
+            start = now_us() // STEP_US * STEP_US
+            row = (start, endpoint, reason, count)
+            connection.execute("INSERT INTO refusal VALUES (?, ?, ?, ?)", row)
+        write_meta(connection, "gateway_seen", now_us())
+    connection.close()
+
+
+def plain(text: str) -> str:
+    """Words without tags."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
 
 
 def test_a_gate_page_draws_its_evidence_and_escapes_it(world, enter):

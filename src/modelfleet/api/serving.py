@@ -14,6 +14,7 @@ from modelfleet.core.errors import InvalidInput
 from modelfleet.serving.endpoints import Endpoint
 from modelfleet.serving.gateway import Asked, Explanation
 from modelfleet.serving.traffic import Traffic
+from modelfleet.views.refusals import Refusals, refusals_of
 
 router = APIRouter(prefix="/v1", tags=["serving"])
 
@@ -96,6 +97,8 @@ class Explained:
     """the gateway runs what was written last"""
     applied: bool
     """what was written last holds the endpoint's newest routes and policy"""
+    refusals: Refusals
+    """what the gateway refused in the last minutes"""
     keys: list[str] | None
     """who may call: keys that count now, as `principal (name)`; null if you may not see keys"""
 
@@ -126,7 +129,13 @@ def explain_gateway(
     keys = None
     if caller.may(Action.MANAGE_ACCESS, "*"):
         keys = [f"{one.principal} ({one.name})" for one in fleet.identity.keys_for(caller, name)]
-    return Explained(found, found.in_step, place.applied_revision >= place.revision, keys)
+    return Explained(
+        found,
+        found.in_step,
+        place.applied_revision >= place.revision,
+        refusals_of(fleet, name),
+        keys,
+    )
 
 
 def _header(text: str) -> tuple[str, str]:

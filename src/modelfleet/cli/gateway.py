@@ -85,6 +85,7 @@ def _lines(found: Any) -> Iterator[str]:
             if lines:
                 yield title
                 yield from (f"  {line}" for line in lines)
+    yield from _refusals(found["refusals"])
     if found["keys"] is not None:
         yield "keys"
         yield from (f"  {one}" for one in found["keys"] or ["none"])
@@ -103,6 +104,19 @@ def _standing(found: Any) -> Iterator[str]:
         yield f"  revision {told['written']} was written, the gateway runs {running}"
     if told["refused"]:
         yield f"  the gateway refused {told['refused']} updates since it started: see its log"
+
+
+def _refusals(found: Any) -> Iterator[str]:
+    yield f"refused in the last {found['minutes']} minutes"
+    for one in found["reasons"]:
+        yield f"  {one['count']:,} {one['reason']}: {one['words']}"
+    if not found["known"]:
+        yield "  it is not known whether more: the counters can't be read right now"
+    elif not found["reasons"]:
+        yield "  none"
+    if (shed := found["shed"]) and shed["refused_per_second"] is not None:
+        since = f" since {shed['since']}" if shed["since"] else ""
+        yield f"  overloaded{since}: {shed['refused_per_second']:,.1f} a second are refused"
 
 
 def _decision(decision: Any) -> Iterator[str]:

@@ -177,6 +177,11 @@ class Layout:
         return self.run / "gateway"
 
     @property
+    def gateway_shares(self) -> Path:
+        """What each caller may ask of endpoints that are asked for too much."""
+        return self.gateway / "shares.json"
+
+    @property
     def worker_package(self) -> Path:
         """Folder holding a copy of `modelfleet_worker` alone: the PYTHONPATH of workers."""
         return self.run / "worker"

@@ -29,6 +29,7 @@ NOTIFIED = (
     "quarantine-version",
     "run-drift-window",
     "check-limits",
+    "check-overload",
     "ask-approval",
 )
 """what a notification tells unless something else is asked for: `default`"""
@@ -119,7 +120,7 @@ def notification(row: Mapping[str, Any]) -> dict[str, str] | None:
         words = f"rollout {str(details.get('state', 'moved')).replace('_', ' ')}"
     if action == "end-training":
         words = f"training {details.get('state', 'ended')}"
-    if action in ("run-drift-window", "check-limits"):
+    if action in ("run-drift-window", "check-limits", "check-overload"):
         if not details.get("opened"):
             return None
         words = "alerts"

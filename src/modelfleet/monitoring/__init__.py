@@ -1,7 +1,8 @@
 """Is production still like training? Judges closed windows and keeps alerts.
 
-Verbs: `MonitoringService.run_due`, `run_window`, `check_limits`, `list_alerts`, `get_alert`,
-`acknowledge`, `resolve`, `drift`. The tests themselves are pure: `drift`, `fdr`, `alerts`.
+Verbs: `MonitoringService.run_due`, `run_window`, `check_limits`, `check_overload`, `list_alerts`,
+`get_alert`, `acknowledge`, `resolve`, `drift`. The tests themselves are pure: `drift`, `fdr`,
+`alerts`.
 """
 
 from modelfleet.monitoring.service import MonitoringService

@@ -21,6 +21,8 @@ class AlertKind(StrEnum):
     ERROR_RATE = "error-rate"
     CRASH = "crash"
     """Requests of a version killed their worker."""
+    OVERLOAD = "overload"
+    """More is asked than a version can answer, and the gateway refuses the rest."""
 
 
 class AlertState(StrEnum):

@@ -14,12 +14,13 @@ from modelfleet.core.database import Database
 from modelfleet.core.errors import Conflict, NotFound
 from modelfleet.core.ids import new_id
 from modelfleet.core.settings import Settings
-from modelfleet.monitoring import alerts, store
+from modelfleet.monitoring import alerts, overload, store
 from modelfleet.monitoring.alerts import Alert, AlertKey, AlertKind, AlertState, Observation, Policy
 from modelfleet.monitoring.limits import LIMIT_KINDS, LIMIT_WINDOW_US, limit_observations
 from modelfleet.monitoring.store import StoredAlert
 from modelfleet.monitoring.types import AlertInfo, DriftResult, LiveVersion, WindowReport
 from modelfleet.monitoring.windows import VersionTests, judge, merged_by_version
+from modelfleet.serving.gateway import FairShare
 from modelfleet.telemetry.evidence import EvidenceReader
 
 _SECOND = 1_000_000
@@ -30,6 +31,7 @@ _POLICIES = {
     AlertKind.DRIFT: Policy(windows=1, clear_windows=2),
     AlertKind.ERROR_RATE: Policy(),
     AlertKind.CRASH: Policy(),
+    AlertKind.OVERLOAD: overload.POLICY,
 }
 
 
@@ -48,6 +50,7 @@ class MonitoringService:
         self._settings = settings.monitoring
         self._length = settings.monitoring.drift_window_seconds * _SECOND
         self._limits_at = 0
+        self._overload_at = 0
 
     # Judging ---------------------------------------------------------------------------------
 
@@ -169,19 +172,46 @@ class MonitoringService:
         windows = self._evidence.fleet_windows(end - max(LIMIT_WINDOW_US, length), end)
         observations = limit_observations(windows, live, end)
         resource = Resource("alert", "limits")
+        return self._check(actor, "check-limits", resource, LIMIT_KINDS, observations, live, end)
+
+    def check_overload(
+        self, actor: Principal, shares: Sequence[FairShare], live: Sequence[LiveVersion]
+    ) -> Changes:
+        """Which endpoints the gateway sheds, every ten seconds."""
+        now = now_us()
+        if now - self._overload_at < overload.EVERY_US:
+            return Changes()
+        self._overload_at = now
+        observations = overload.observations(shares, live, now)
+        resource = Resource("alert", "overload")
+        return self._check(
+            actor, "check-overload", resource, overload.KINDS, observations, live, now
+        )
+
+    def _check(
+        self,
+        actor: Principal,
+        verb: str,
+        resource: Resource,
+        kinds: tuple[AlertKind, ...],
+        observations: Mapping[AlertKey, Observation],
+        live: Sequence[LiveVersion],
+        at: int,
+    ) -> Changes:
+        """Writes nothing while nothing is open and nothing is wrong."""
         authorize(actor, Action.ACKNOWLEDGE, resource)
         with self._database.read() as connection:
-            some_open = bool(store.open_alerts(connection, LIMIT_KINDS))
+            some_open = bool(store.open_alerts(connection, kinds))
         if not some_open and not any(seen.breached for seen in observations.values()):
             return Changes()
         with self._database.begin() as connection:
-            changes = self._apply(connection, LIMIT_KINDS, observations, live, end)
+            changes = self._apply(connection, kinds, observations, live, at)
             if changes.opened or changes.resolved:
                 details = {
                     "opened": [_name(key) for key in changes.opened],
                     "resolved": [_name(key) for key in changes.resolved],
                 }
-                audit.record(connection, actor, "check-limits", resource, details)
+                audit.record(connection, actor, verb, resource, details)
         return changes
 
     def _apply(

@@ -7,12 +7,13 @@ of each caller follows from that, and the gateway refuses the rest (see `gateway
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
+from modelfleet.core.clock import now_us
 from modelfleet.serving.gateway import EndpointRoutes, FairShare, GatewayFiles
 from modelfleet.serving.pulse import Told, read_told
 
@@ -31,6 +32,8 @@ _UNUSED = 1.5
 """A share that is so much larger than all that is served limits nobody."""
 _CHANGE = 0.05
 """Smaller changes are not worth telling the gateway."""
+_OVER_S = 30.0
+"""without a share until an overload is over: at its edge shares come and go"""
 _SHORTEST_S = 0.45
 """Of what a rate is made; workers tell four times a second."""
 _LAG_S = 0.1
@@ -71,6 +74,13 @@ def fair_share(before: float | None, now: Reading) -> float | None:
     return before * (min(_AIM / now.busy, _FASTEST) if now.busy else _FASTEST)
 
 
+@dataclass(frozen=True)
+class _Overload:
+    since_us: int
+    seen: float
+    """when there last was a share; monotonic seconds"""
+
+
 class Shedding:
     """Run `look` about four times a second. endpoints: as the gateway has them."""
 
@@ -86,23 +96,45 @@ class Shedding:
         self._gateway = gateway
         self._changed: dict[str, float] = {}
         self._known: dict[str, tuple[Told, dict[int, Reading]]] = {}
+        self._overloads: dict[str, _Overload] = {}
+        self._began: float | None = None
 
     def look(self) -> None:
         readings = self._readings()
+        self._began = self._began or time.monotonic()
+        if time.monotonic() - self._began < 2 * _SHORTEST_S:
+            return  # there are no rates yet: shares stay as they are
         before = {one.endpoint: one for one in self._gateway.shares()}
-        if not readings and not before:
+        if not readings and not before and not self._overloads:
             return
         shares = _shares(self._endpoints(), readings, before, self._changed)
-        after = {one.endpoint: one for one in shares}
+        after = {one.endpoint: one for one in self._follow(shares, before)}
         if not _differ(before, after):
             return
         self._gateway.set_shares(list(after.values()))
         changed = {name for name, one in after.items() if before.get(name) != one}
         self._changed |= dict.fromkeys(changed, time.monotonic())
-        for name in after.keys() - before.keys():
-            log.warning("overload", endpoint=name, of_a_caller_per_second=after[name].per_second)
-        for name in before.keys() - after.keys():
-            log.info("the overload is over", endpoint=name)
+
+    def _follow(
+        self, shares: Iterable[FairShare], before: Mapping[str, FairShare]
+    ) -> Iterator[FairShare]:
+        """Each with the moment at which its overload began. Says when one begins and ends."""
+        now = time.monotonic()
+        for name, old in before.items():  # of a control plane before us
+            self._overloads.setdefault(name, _Overload(old.since_us or now_us(), now))
+        for one in shares:
+            name = one.endpoint
+            if name not in self._overloads:
+                of_a_caller = round(one.per_second, 3)
+                log.warning("overload", endpoint=name, of_a_caller_per_second=of_a_caller)
+                self._overloads[name] = _Overload(now_us(), now)
+            known = self._overloads[name] = replace(self._overloads[name], seen=now)
+            yield replace(one, since_us=known.since_us)
+        for name, known in list(self._overloads.items()):
+            if now - known.seen > _OVER_S:
+                del self._overloads[name]
+                seconds = round((now_us() - known.since_us) / 1e6 - (now - known.seen))
+                log.info("the overload is over", endpoint=name, after_seconds=seconds)
 
     def _readings(self) -> dict[int, Reading | None]:
         """By version. None while not every replica of its pool tells of it: then too much is asked

@@ -26,6 +26,7 @@ from modelfleet.telemetry.database import (
     transaction,
     write_meta,
 )
+from modelfleet.telemetry.gateway import GatewayCounters, forget
 from modelfleet.telemetry.inbox import Inbox
 from modelfleet.telemetry.layouts import Versions
 from modelfleet.telemetry.lookup import PredictionLookup
@@ -60,6 +61,7 @@ class Collector:
         self._connection = open_writer(layout.evidence_database)
         self._controls = ControlWatch(layout.control)
         self._watch_file = WatchFile(layout.watch)
+        self._gateway = GatewayCounters(layout.gateway_admin_socket, self._connection)
         self._versions = Versions(
             layout.desired, self._connection, layout.pipeline_layouts, layout.batch_layouts
         )
@@ -164,6 +166,7 @@ class Collector:
         watch = self._watch_file.read()
         self._attempts.forget()
         self._segments.scan()
+        self._gateway.look()
         crashes = self._crashes(deaths)
         read = 0
         with transaction(self._connection):
@@ -218,6 +221,7 @@ class Collector:
         self._recent.save(connection)
         self._segments.save(connection)
         self._attempts.save(connection)
+        self._gateway.save(connection)
         connection.executemany(
             "INSERT OR REPLACE INTO writer VALUES (?, ?, ?)",
             [
@@ -293,6 +297,7 @@ class Collector:
             execute("DELETE FROM crash WHERE sealed AND time < ?", (now - _ALIAS_LIFE_US,))
             oldest_label = ((now - _LABEL_LIFE_US) // 1000).to_bytes(6, "big")
             execute("DELETE FROM label WHERE prediction < ?", (oldest_label,))
+            forget(self._connection, now)
             execute("DELETE FROM manifest WHERE batch < ?", (now - _ALIAS_LIFE_US,))
 
     def close(self) -> None:

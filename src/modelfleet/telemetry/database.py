@@ -41,7 +41,15 @@ CREATE TABLE IF NOT EXISTS sticky_key (
 CREATE TABLE IF NOT EXISTS batch (
     batch TEXT NOT NULL, version_index INTEGER NOT NULL, layout TEXT NOT NULL,
     records INTEGER NOT NULL, rows INTEGER NOT NULL, state BLOB NOT NULL,
-    PRIMARY KEY (batch, version_index)) WITHOUT ROWID
+    PRIMARY KEY (batch, version_index)) WITHOUT ROWID;
+-- The gateway's counters by its own labels: as they last were, and what they add up to.
+CREATE TABLE IF NOT EXISTS gateway_counter (
+    name TEXT PRIMARY KEY, kind TEXT NOT NULL, endpoint TEXT NOT NULL, label TEXT NOT NULL,
+    seen INTEGER NOT NULL, total INTEGER NOT NULL) WITHOUT ROWID;
+-- What it refused in the last minutes.
+CREATE TABLE IF NOT EXISTS refusal (
+    start INTEGER NOT NULL, endpoint TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (start, endpoint, reason)) WITHOUT ROWID
 """
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -170,9 +178,7 @@ def open_reader(path: Path) -> sqlite3.Connection | None:
 
 def _lacks_columns(connection: sqlite3.Connection) -> bool:
     """Of an earlier release, which the collector has not opened yet."""
-    return not connection.execute(
-        "SELECT 1 FROM sqlite_master WHERE name = 'sticky_key'"
-    ).fetchone()
+    return not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'refusal'").fetchone()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelfleet.telemetry import latency
+from modelfleet.telemetry import gateway, latency
 from modelfleet.telemetry.database import open_reader, read_meta
 from modelfleet.telemetry.latency import BUCKETS
 from modelfleet.telemetry.payloads import recent_views, sealed_views
@@ -106,6 +106,28 @@ class EvidenceReader:
     def _count(self, query: str) -> int:
         with self._view() as connection:
             return 0 if connection is None else int(connection.execute(query).fetchone()[0])
+
+    # The gateway -----------------------------------------------------------------------------
+
+    def gateway_requests(self) -> list[tuple[str, int]]:
+        """Class of codes (`2xx`) and requests, since the first start."""
+        with self._view() as connection:
+            return [] if connection is None else gateway.requests(connection)
+
+    def refused_ever(self) -> list[tuple[str, str, int]]:
+        """What the gateway refused since the first start: endpoint, reason, requests."""
+        with self._view() as connection:
+            return [] if connection is None else gateway.refused_ever(connection)
+
+    def refused(self, since_us: int) -> dict[str, dict[str, int]]:
+        """What the gateway refused, by endpoint and reason, the most frequent first. It is kept in
+        steps of ten seconds, of the last fifteen minutes."""
+        with self._view() as connection:
+            return {} if connection is None else gateway.refused(connection, since_us)
+
+    def gateway_seen(self) -> int:
+        """When the gateway's counters were last read; 0 if never."""
+        return self.counter("gateway_seen")
 
     # For the judge ---------------------------------------------------------------------------
 

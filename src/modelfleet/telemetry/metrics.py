@@ -29,6 +29,11 @@ class _Heartbeat(msgspec.Struct):
     good_at: float = 0.0
 
 
+class _Share(msgspec.Struct):
+    endpoint: str
+    per_second: float
+
+
 class Exposition:
     """Lines of the Prometheus text format."""
 
@@ -50,14 +55,20 @@ class Exposition:
 
 
 def render(
-    evidence: EvidenceReader, controls: ControlWatch, now: float, heartbeat: Path | None = None
+    evidence: EvidenceReader,
+    controls: ControlWatch,
+    now: float,
+    heartbeat: Path | None = None,
+    shares: Path | None = None,
 ) -> bytes:
-    """The whole page. now: Unix seconds. heartbeat: what the heartbeat process writes."""
+    """The whole page. now: Unix seconds. heartbeat: what the heartbeat process writes. shares: what
+    the control plane tells the gateway to let in."""
     page = Exposition()
     totals = sorted(evidence.totals().values(), key=lambda total: (total.model, total.version))
     _requests(page, totals)
     _batches(page, evidence.batch_rows())
     _durations(page, totals)
+    _gateway(page, evidence, now, shares)
     counters = {
         "mf_records_total": ("records", "Prediction records read from segments."),
         "mf_records_unreadable_total": ("unreadable", "Answers that don't fit their signature."),
@@ -108,6 +119,31 @@ def _requests(page: Exposition, totals: Iterable[Total]) -> None:
             page.sample("mf_requests_total", count, labels)
 
 
+def _gateway(page: Exposition, evidence: EvidenceReader, now: float, shares: Path | None) -> None:
+    text = "1 if the gateway's counters were read in the last seconds."
+    fresh = now - evidence.gateway_seen() / 1e6 < _STALE_SECONDS
+    page.single("modelfleet_gateway_up", "gauge", text, float(fresh))
+    name = "modelfleet_gateway_requests_total"
+    page.family(name, "counter", "Requests that the gateway answered or passed on, by class.")
+    for code_class, count in evidence.gateway_requests():
+        page.sample(name, count, {"code_class": code_class})
+    name = "modelfleet_gateway_refused_total"
+    page.family(name, "counter", "Requests that the gateway itself refused.")
+    for endpoint, reason, count in evidence.refused_ever():
+        page.sample(name, count, {"endpoint": endpoint, "reason": reason})
+    name = "modelfleet_gateway_fair_share_per_second"
+    page.family(name, "gauge", "What each caller may ask of an overloaded endpoint.")
+    for one in _shares(shares):
+        page.sample(name, one.per_second, {"endpoint": one.endpoint})
+
+
+def _shares(path: Path | None) -> list[_Share]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[_Share]) if path else []
+    except (FileNotFoundError, msgspec.DecodeError):
+        return []
+
+
 def _batches(page: Exposition, found: Iterable[tuple[str, str, int]]) -> None:
     page.family("mf_batch_rows_total", "counter", "Rows that batches predicted.")
     for model, version, rows in found:
@@ -149,7 +185,9 @@ class MetricsServer:
                 try:
                     if self.path.partition("?")[0] == "/metrics":
                         controls = ControlWatch(layout.control)
-                        body = render(evidence, controls, time.time(), layout.heartbeat)
+                        body = render(
+                            evidence, controls, time.time(), layout.heartbeat, layout.gateway_shares
+                        )
                         controls.close()
                         self._send(200, CONTENT_TYPE, body)
                     elif self.path == "/healthz":

@@ -15,6 +15,7 @@ from modelfleet.rollouts.store import Rollout
 from modelfleet.serving.endpoints import FULL, Endpoint
 from modelfleet.telemetry import latency
 from modelfleet.telemetry.views import Total, WindowState
+from modelfleet.views.refusals import Shed, shed_by_endpoint
 from modelfleet.wiring import Fleet
 
 RECENT_WINDOWS = 5
@@ -59,6 +60,8 @@ class FleetRow:
     """requests in each of the last windows, oldest first"""
     state: str
     """serving, rolling-out, waiting (nothing is routed yet), alarm or failing"""
+    shed: Shed | None = None
+    """it is asked for more than it can answer"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def fleet_view(fleet: Fleet, principal: Principal) -> FleetView:
     active = fleet.rollouts.list(principal, active_only=True, limit=100_000)
     rollouts = {one.endpoint: one for one in active}
     alerts = fleet.monitoring.open_counts(principal)
+    shed = shed_by_endpoint(fleet)
     rows = []
     for endpoint in endpoints:
         owner = models[endpoint.model]
@@ -114,6 +118,7 @@ def fleet_view(fleet: Fleet, principal: Principal) -> FleetView:
                 alerts=count,
                 trend=_sum(trends.get(route.index) for route in routes),
                 state=_state(endpoint, rollout, count, error_rate),
+                shed=shed.get(endpoint.name),
             )
         )
     return FleetView(

@@ -22,6 +22,7 @@ from modelfleet.views.drift import DriftView, drift_view
 from modelfleet.views.fleet import RouteView
 from modelfleet.views.lineage import Picture, picture
 from modelfleet.views.outcomes import OutcomesView, outcomes_view
+from modelfleet.views.refusals import Refusals, refusals_of
 from modelfleet.views.times import SPANS, fitting_span
 from modelfleet.wiring import Fleet
 
@@ -39,6 +40,7 @@ class EndpointView:
     routes: tuple[RouteView, ...]
     applied: bool
     """the gateway runs these routes"""
+    refusals: Refusals
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def model_view(
     _add_routed(fleet, by_id, places)
     chosen = _choose(fleet, principal, model, versions, places, by_id, version)
     totals = fleet.evidence.totals()
-    endpoints = tuple(_endpoint(place, by_id, totals) for place in places)
+    endpoints = tuple(_endpoint(fleet, place, by_id, totals) for place in places)
     now = now_us()
     span = span if span in SPANS else fitting_span(fleet.evidence.first_window(), now)
     indexes = sorted(one.index for one in by_id.values())
@@ -169,7 +171,7 @@ def _choose(
 
 
 def _endpoint(
-    place: Endpoint, versions: Mapping[str, Version], totals: Mapping[int, Total]
+    fleet: Fleet, place: Endpoint, versions: Mapping[str, Version], totals: Mapping[int, Total]
 ) -> EndpointView:
     routes = []
     for route in place.routes:
@@ -194,6 +196,7 @@ def _endpoint(
         previous=previous.version if previous else None,
         routes=tuple(routes),
         applied=place.applied_revision >= place.revision,
+        refusals=refusals_of(fleet, place.name),
     )
 
 

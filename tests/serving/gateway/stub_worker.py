@@ -1,7 +1,8 @@
 """A worker that only tells what it was asked: JSON of its name, the path and the headers.
 
 `python stub_worker.py SOCKET NAME LOG` (SOCKET: a path, or a TCP port) appends one line a request
-to LOG. A body of `slow:S` is answered after S seconds.
+to LOG. A body of `slow:S` is answered after S seconds, one of `status:N` with that status and a
+header that is not its to send.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             if path != "/v2/health/ready":
                 with open(LOG, "ab") as log:
                     log.write(text + b"\n")
+            begin = b"200 OK"
+            if body.startswith(b"status:"):
+                begin = body.removeprefix(b"status:") + b" As Told\r\nx-mf-refused: overload"
             writer.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-                % (len(text), text)
+                b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+                % (begin, len(text), text)
             )
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):

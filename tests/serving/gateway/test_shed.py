@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 from gateway_support import INFER, Gateway, Reply, wait_until
 
-from modelfleet.serving.gateway import EndpointRoutes, FairShare, GatewayConfig, RateLimit, Target
+from modelfleet.core.layout import Layout
+from modelfleet.serving.gateway import (
+    EndpointRoutes,
+    FairShare,
+    GatewayConfig,
+    GatewayFiles,
+    RateLimit,
+    Target,
+)
 from modelfleet.serving.gateway.explain import explain
 
 pytestmark = pytest.mark.e2e
@@ -119,6 +129,11 @@ def test_priorities_get_shares_by_their_weight(shedding: Gateway) -> None:
     assert good["high"] > good["low"]
 
 
+def test_large_shares_read_like_numbers() -> None:
+    assert FairShare("m1", 12345.6).in_words == "each caller gets 12,346 requests a second"
+    assert FairShare("m1", 0.25).in_words == "each caller gets 0.25 requests a second"
+
+
 def test_shares_end(shedding: Gateway) -> None:
     token = shedding.token_of("alice", "*")
     told(shedding, token, FairShare("m1", 0.2))
@@ -142,3 +157,24 @@ def test_an_unreadable_file_stops_nobody(gateway: Gateway) -> None:
     gateway.files.write(GatewayConfig(1, CONFIG.endpoints, (gateway.pool("p"),)))
     token = gateway.token_of("alice", "*")
     wait_until(lambda: asked(gateway, token, 5) == {200: 5}, "answers", 30)
+
+
+def test_of_two_who_set_shares_one_has_the_last_word(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.gateway.mkdir(parents=True)
+    begin = threading.Barrier(4)
+
+    def set_often(number: int) -> None:
+        files = GatewayFiles(layout)
+        begin.wait()
+        for k in range(25):
+            files.set_shares([FairShare(f"m{number}", 1.0 + k)] if number else ())
+
+    threads = [threading.Thread(target=set_often, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shed = (layout.gateway / "shed.json").read_text()
+    names = {one.endpoint for one in GatewayFiles(layout).shares()}
+    assert {name for name in ("m1", "m2", "m3") if f'"/v2/models/{name}/"' in shed} == names

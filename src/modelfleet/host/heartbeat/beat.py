@@ -15,6 +15,7 @@ import msgspec
 from modelfleet.core.files import write_atomically
 from modelfleet.core.settings import Settings
 from modelfleet.host import health
+from modelfleet.host.heartbeat.shares import lift_abandoned
 
 _LOOK_SECONDS = 5.0
 """How often we look, if calls are rarer."""
@@ -43,6 +44,8 @@ class Heart:
         parts = self._look()
         trouble = "; ".join(f"{one.name}: {one.trouble}" for one in parts if one.trouble)
         self._note(trouble)
+        for endpoint in lift_abandoned(self._settings.layout):
+            sys.stderr.write(f"heartbeat: no control plane, so the shares of {endpoint} end\n")
         self._bad_looks = self._bad_looks + 1 if trouble else 0
         if not trouble:
             self._tell("", began)

@@ -124,7 +124,7 @@ def _route(
         added.append(_header("x-mf-concurrency", str(endpoint.concurrency), _OVERWRITE))
     if endpoint.sticky is not None:
         added.append(_key(endpoint.sticky))
-    found: dict[str, object] = {"route": action}
+    found: dict[str, object] = {"name": endpoint.name, "route": action}  # for counters
     if added:
         found["request_headers_to_add"] = added
     settings = access.endpoint(endpoint.name)

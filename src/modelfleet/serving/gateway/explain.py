@@ -138,10 +138,7 @@ def _limits(endpoint: EndpointRoutes) -> tuple[str, ...]:
 def _shed(endpoint: EndpointRoutes, shares: Sequence[FairShare]) -> Iterator[str]:
     for share in shares:
         if share.endpoint == endpoint.name:
-            yield (
-                "more is asked than the model can answer: for now each caller gets "
-                f"{share.per_second:.3g} requests a second, then 429"
-            )
+            yield (f"more is asked than the model can answer: for now {share.in_words}, then 429")
 
 
 _HEALTHY = "healthy"

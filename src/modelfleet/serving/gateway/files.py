@@ -17,7 +17,7 @@ import msgspec
 
 from modelfleet.core.clock import now_us
 from modelfleet.core.errors import FleetError
-from modelfleet.core.files import write_atomically
+from modelfleet.core.files import locked, write_atomically
 from modelfleet.core.layout import Layout
 from modelfleet.serving.gateway import (
     access,
@@ -83,7 +83,7 @@ class GatewayFiles:
         self._keys = layout.keys
         self._admin = layout.gateway_admin_socket
         self._inside = layout.gateway_socket
-        self._shares = layout.gateway / "shares.json"
+        self._shares = layout.gateway_shares
         self._limits = limits
         self._grpc = layout.grpc_socket
         self._routes = routes.RouteRenderer()
@@ -162,9 +162,11 @@ class GatewayFiles:
         self._publish("rds.json", self._routes.render(config, self.secret()), version)
 
     def set_shares(self, shares: Sequence[shed.FairShare]) -> None:
-        """From now on the gateway refuses what is more than these."""
-        self._put(shed.FILE, shed.render(str(now_us()), shares))
-        write_atomically(self._shares, msgspec.json.encode(shares))
+        """From now on the gateway refuses what is more than these. Of several who say so at a time
+        one has the last word in both files."""
+        with locked(self._folder / "shares.lock"):
+            self._put(shed.FILE, shed.render(str(now_us()), shares))
+            write_atomically(self._shares, msgspec.json.encode(shares))
 
     def shares(self) -> list[shed.FairShare]:
         """The fair shares that count now."""

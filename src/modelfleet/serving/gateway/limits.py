@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modelfleet.core.refusals import Reason
+from modelfleet.serving.gateway import refusals
 from modelfleet.serving.gateway.config import RateLimit
 
 _TYPES = "type.googleapis.com/envoy"
@@ -55,11 +57,17 @@ def per_caller(endpoint: str, limit: RateLimit) -> dict[str, object]:
     retry_after = {"key": "retry-after", "value": str(limit.seconds)}
     by_caller = buckets(
         "rate_limit",
+        Reason.RATE_LIMIT,
         actions=[[{"request_headers": header("x-mf-caller", "caller")}]],
         descriptors=[{"entries": [{"key": "caller"}], "token_bucket": bucket}],
     )
     later = {"header": retry_after, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-    return {_RATE_LIMIT: {**by_caller, "response_headers_to_add": [later]}}
+    return {
+        _RATE_LIMIT: {
+            **by_caller,
+            "response_headers_to_add": [refusals.said(Reason.RATE_LIMIT), later],
+        }
+    }
 
 
 def header(name: str, key: str) -> dict[str, object]:
@@ -68,13 +76,17 @@ def header(name: str, key: str) -> dict[str, object]:
 
 
 def buckets(
-    name: str, *, actions: Sequence[object], descriptors: Sequence[object]
+    name: str, reason: Reason, *, actions: Sequence[object], descriptors: Sequence[object]
 ) -> dict[str, object]:
-    """Local rate limits: what `descriptors` say of requests that fit them, else none."""
+    """Local rate limits: what `descriptors` say of requests that fit them, else none.
+
+    reason: what a client hears, and how a refusal counts.
+    """
     always = {"default_value": {"numerator": 100}}
     return {
         "@type": RATE,
         "stat_prefix": name,
+        "response_headers_to_add": [refusals.said(reason)],
         "filter_enabled": always,
         "filter_enforced": always,
         "token_bucket": {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelfleet.core.settings import ServingSettings
-from modelfleet.serving.gateway import access, limits, overload, shed, tls
+from modelfleet.serving.gateway import access, limits, overload, refusals, shed, tls
 from modelfleet.serving.gateway.bootstrap import NODE
 from modelfleet.serving.gateway.replies import local_replies
 from modelfleet.serving.gateway.routes import ROUTES
@@ -140,6 +140,7 @@ def _http(jwks: str, most: Limits, folder: Path) -> dict[str, object]:
                 },
             }
         ],
+        "access_log": refusals.loggers(),
         "local_reply_config": local_replies(most.body_bytes, most.headers, most.header_kb),
         "rds": {
             "route_config_name": ROUTES,

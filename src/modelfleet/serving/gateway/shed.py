@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelfleet.core.refusals import Reason
 from modelfleet.serving.gateway import limits
 from modelfleet.serving.gateway.config import Priority
 from modelfleet_worker.fair import WEIGHTS
@@ -32,6 +33,13 @@ class FairShare:
     endpoint: str
     per_second: float
     priority: Priority = "normal"
+    since_us: int = 0
+    """when the overload began; 0 if that was not noted"""
+
+    @property
+    def in_words(self) -> str:
+        digits = ".3g" if self.per_second < 1000 else ",.0f"
+        return f"each caller gets {self.per_second:{digits}} requests a second"
 
 
 def listener_filter(folder: Path) -> dict[str, object]:
@@ -69,6 +77,7 @@ def render(version: str, shares: Sequence[FairShare]) -> dict[str, object]:
 def _limits(shares: Sequence[FairShare]) -> dict[str, object]:
     return limits.buckets(
         "shed",
+        Reason.OVERLOAD,
         actions=[_actions(one) for one in shares],
         descriptors=[bucket for one in shares for bucket in _buckets(one)],
     )
