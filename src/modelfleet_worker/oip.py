@@ -318,8 +318,8 @@ class RequestDecoder:
             if position is None:
                 continue
             wanted, shape = self._inputs[position].shape[1:], tensor.shape
-            if len(shape) == len(wanted) + 1 and (wanted or shape != [1]):
-                continue  # several calls
+            if len(shape) == len(wanted) + 1:
+                continue  # several calls; or a single value as [1]
             if wanted and (
                 len(shape) != len(wanted)
                 or any(size not in (-1, found) for size, found in zip(wanted, shape))

@@ -212,7 +212,8 @@ def test_parameters_and_optional_columns_of_mlflow(platform: Platform, made: Any
     assert platform.client.deploy("tuned", wait=True).state == "succeeded"
 
     def ask(**body: Any) -> Any:
-        return platform.score("tuned", body)
+        found = platform.ask("tuned", body, verb="invocations")
+        return found.status, found.body
 
     both = {"columns": ["a", "n"], "data": [[1.0, 5], [2.0, 6]]}
     assert ask(dataframe_split=both) == (200, {"predictions": [{"0": 7.0}, {"0": 10.0}]})

@@ -238,6 +238,15 @@ def test_one_call_in_the_shapes_of_a_model_without_rows(
     assert [array.tolist() for array in found.inputs] == [[[[1, 2], [3, 4]]], [8], [["a"]]]
 
 
+def test_a_single_value_among_several_calls_of_one() -> None:
+    several = body(
+        tensor("x", "FP32", [1, 1, 2], [[[1, 2]]]),
+        tensor("rate", "INT64", [1], [8]),
+        tensor("name", "BYTES", [1, 1], ["a"]),
+    )
+    assert RequestDecoder(CALLS, whole=True).decode(several).own is None
+
+
 def test_several_calls_at_once() -> None:
     several = body(
         tensor("x", "FP32", [2, 1, 2], [[[1, 2]], [[3, 4]]]),
