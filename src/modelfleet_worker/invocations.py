@@ -21,17 +21,10 @@ import numpy as np
 
 from modelfleet_worker import csvtable
 from modelfleet_worker.cells import from_json, from_texts
-from modelfleet_worker.oip import (
-    BadRequest,
-    Decoded,
-    UnsupportedMedia,
-    filled,
-    read_parameters,
-    readable,
-    without_nan,
-)
+from modelfleet_worker.oip import Decoded, readable, without_nan
 from modelfleet_worker.runtimes.base import Habits, Own, bare
 from modelfleet_worker.wire.signature import Array, Signature, TensorSpec
+from modelfleet_worker.wishes import BadRequest, UnsupportedMedia, filled, read_parameters
 
 VERB = "invocations"
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")

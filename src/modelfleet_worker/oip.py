@@ -18,7 +18,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Optional, TypeVar, Union
 
 import msgspec
@@ -27,6 +27,9 @@ import numpy as np
 from modelfleet_worker import binary
 from modelfleet_worker.runtimes.base import Own, Parameter
 from modelfleet_worker.wire.signature import DTYPES, Array, Signature, TensorSpec
+from modelfleet_worker.wishes import BadRequest as BadRequest
+from modelfleet_worker.wishes import UnsupportedMedia as UnsupportedMedia
+from modelfleet_worker.wishes import filled, read_parameters
 
 _MAX_DEPTH = 8
 _Size = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -35,18 +38,6 @@ _Size = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 _UNEQUAL = "its rows are not equally long"
 _NO_SHARED_MEMORY = "this server has no extension for shared memory; send the data itself"
-
-
-class BadRequest(Exception):
-    """The body can't be read as a request to this model; the message is for the client."""
-
-    status = 400
-
-
-class UnsupportedMedia(BadRequest):
-    """It is in a form that nobody here reads."""
-
-    status = 415
 
 
 class _Placed(msgspec.Struct):
@@ -420,45 +411,6 @@ class RequestDecoder:
             else wishes.binary_data_output
         )
         return self._all_outputs if wants else frozenset()
-
-
-def filled(
-    specs: Sequence[TensorSpec], found: Sequence[Optional[Array]], what: str
-) -> tuple[list[Array], frozenset[str]]:
-    """With missing values where an optional input was left out, and the names of those. BadRequest
-    if another one was, or all. what: how the message calls an input."""
-    missing = [s.name for s, array in zip(specs, found) if array is None and not s.optional]
-    rows = next((len(array) for array in found if array is not None), None)
-    if missing or rows is None:
-        names = missing or [spec.name for spec in specs]
-        raise BadRequest(f"missing {what} {', '.join(repr(name) for name in names[:20])}")
-    absent = frozenset(s.name for s, array in zip(specs, found) if array is None)
-    return [
-        _gap(spec, rows) if array is None else array for spec, array in zip(specs, found)
-    ], absent
-
-
-def _gap(spec: TensorSpec, rows: int) -> Array:
-    shape = (rows, *(max(size, 0) for size in spec.shape[1:]))
-    nothing: Any = None if spec.dtype.kind == "O" else np.nan if spec.dtype.kind == "f" else 0
-    return np.full(shape, nothing, dtype=spec.dtype)
-
-
-def read_parameters(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for parameters of the model, all of which it knows, in their types."""
-    found = {}
-    for name, value in given.items():
-        parameter = known[name]
-        if parameter.kind is not None:
-            wanted: Any = parameter.kind
-            if parameter.several:
-                wanted = list[wanted]
-            try:
-                value = msgspec.convert(value, wanted)
-            except msgspec.ValidationError as error:
-                raise BadRequest(f"the parameter {name!r}: {error}") from error
-        found[name] = value
-    return found
 
 
 def _envelope(body: bytes) -> Union[_Request, _LooseRequest]:
