@@ -20,8 +20,8 @@ from typing import Any, Optional
 import msgspec
 import numpy as np
 
-from modelfleet_worker import runtimes
-from modelfleet_worker.runtimes.base import Facts, LoadError, Runtime
+from modelfleet_worker import rows, runtimes
+from modelfleet_worker.runtimes.base import WHOLE, Facts, LoadError, Runtime
 from modelfleet_worker.wire import profile
 from modelfleet_worker.wire.bundle import FILES
 from modelfleet_worker.wire.signature import DTYPES, Array, Signature, TensorSpec, infer
@@ -37,6 +37,8 @@ from modelfleet_worker.wire.spec import (
 EXAMPLE_ROWS = 256
 MADE = "made"
 _MADE_UP_ROWS = 64
+_BY_ROWS = ("sklearn", "lightgbm", "xgboost", "catboost")
+"""runtimes whose models answer rows, each for itself"""
 Tensors = dict[str, Array]
 
 
@@ -81,25 +83,53 @@ def describe(
         inputs, options["example"] = _made_up(facts), "made up"
     else:
         inputs = _fitted(facts, given)
+        if facts.inputs is None and not rows.aligned(inputs, {}):
+            _may_be_whole(draft, inputs)
+            inputs, options["batch"] = rows.one_call(inputs), WHOLE
     inputs = {name: array[:EXAMPLE_ROWS] for name, array in inputs.items()}
-    specs = _specs(facts, inputs, draft.features)
+    specs = _specs(facts, inputs, draft.features, options.get("batch") == WHOLE)
     runtime, spec = _provisional(folder, draft, facts, specs, options)
-    outputs = {name: texts(np.asarray(found)) for name, found in runtime.predict(inputs).items()}
-    _check_rows(inputs, outputs)
+    outputs = _outputs(runtime, inputs)
+    if draft.runtime in _BY_ROWS or options.get("batch") is not None:
+        _check_rows(inputs, outputs)
+    elif not (rows.aligned(inputs, outputs) and rows.independent(runtime.predict, inputs, outputs)):
+        if given is None:
+            inputs = {name: array[:1] for name, array in inputs.items()}
+        specs, inputs, options["batch"] = rows.whole(specs), rows.one_call(inputs), WHOLE
+        runtime, spec = _provisional(folder, draft, facts, specs, options)
+        outputs = _outputs(runtime, inputs)
     if facts.outputs and spec.runtime in ("onnx", "tensorflow", "keras"):
         outputs = {name: outputs[name] for name in facts.outputs}
+    signature = Signature(specs, infer(inputs, outputs).outputs)
+    sizes = dict(facts.sizes)
+    if options.get("batch") == WHOLE:
+        signature = Signature(specs, rows.of_calls(inputs, outputs).outputs)
+        sizes = {name: (-1, *shape) for name, shape in sizes.items()}
     refuse = draft.refuse_missing
     spec = msgspec.structs.replace(
         spec,
-        signature=Signature(specs, infer(inputs, outputs).outputs),
+        signature=rows.variable(runtime.predict, inputs, signature, sizes),
         score=score_of(outputs),
-        refuse_missing=_raises_for_missing(runtime, inputs) if refuse is None else refuse,
+        refuse_missing=_raises_for_missing(runtime, specs, inputs) if refuse is None else refuse,
     )
     made = folder / MADE if (folder / MADE).is_dir() else folder / FILES
     _write(made, spec, inputs, outputs)
     if reference is not None:
         _write_reference(made, spec, runtime, _fitted(facts, reference))
     return spec
+
+
+def _outputs(runtime: Runtime, inputs: Tensors) -> Tensors:
+    found = runtime.predict(inputs)
+    if not found:
+        raise LoadError("it gave no outputs for its example")
+    return {name: texts(np.asarray(array)) for name, array in found.items()}
+
+
+def _may_be_whole(draft: Draft, inputs: Tensors) -> None:
+    if draft.runtime in _BY_ROWS:
+        shapes = {name: list(array.shape) for name, array in inputs.items()}
+        raise LoadError(f"the inputs of its example have not equally many rows: {shapes}")
 
 
 def score_of(outputs: Mapping[str, Array]) -> Optional[ScoreSpec]:
@@ -158,10 +188,11 @@ def _fitted(facts: Facts, given: Tensors) -> Tensors:
     if specs is None:
         return {name: _floats(array, facts.floats) for name, array in given.items()}
     names = [spec.name for spec in specs]
+    whole = facts.options.get("batch") == WHOLE
     if set(names) == set(given):
-        return {spec.name: _cast(spec, given[spec.name]) for spec in specs}
+        return {spec.name: _cast(spec, given[spec.name], whole) for spec in specs}
     if len(specs) == 1 and len(given) == 1:
-        return {specs[0].name: _cast(specs[0], next(iter(given.values())))}
+        return {specs[0].name: _cast(specs[0], next(iter(given.values())), whole)}
     features = specs[0].features
     if len(specs) == 1 and features is not None and set(features) == set(given):
         return {name: given[name] for name in features}
@@ -171,8 +202,11 @@ def _fitted(facts: Facts, given: Tensors) -> Tensors:
     raise LoadError(f"the example has the inputs {sorted(given)}, the model takes {names}")
 
 
-def _cast(spec: TensorSpec, array: Array) -> Array:
+def _cast(spec: TensorSpec, array: Array, whole: bool = False) -> Array:
+    """whole: the model takes no rows; the example may be one call."""
     sizes = spec.shape[1:]
+    if whole and array.ndim == len(sizes):
+        array = array.reshape(1, *array.shape)
     if array.ndim != len(spec.shape) and array.size == len(array) and sizes in ((), (1,)):
         array = array.reshape([len(array), *sizes])
     fits = array.ndim == len(spec.shape) and all(
@@ -181,7 +215,7 @@ def _cast(spec: TensorSpec, array: Array) -> Array:
     if not fits:
         raise LoadError(
             f"the example's {spec.name!r} has the shape {list(array.shape)}, "
-            f"the model takes {list(spec.shape)}"
+            f"the model takes {list(sizes if whole else spec.shape)}"
         )
     try:
         return array.astype(spec.dtype)
@@ -194,11 +228,12 @@ def _floats(array: Array, datatype: Optional[str]) -> Array:
 
 
 def _specs(
-    facts: Facts, inputs: Tensors, features: Optional[tuple[str, ...]]
+    facts: Facts, inputs: Tensors, features: Optional[tuple[str, ...]], whole: bool
 ) -> tuple[TensorSpec, ...]:
+    """whole: the model takes no rows, so that all that is known of it is an example of one call."""
     known = {spec.name: spec for spec in facts.inputs or ()}
     found = []
-    for spec in infer(inputs, inputs).inputs:
+    for spec in (rows.of_calls if whole else infer)(inputs, inputs).inputs:
         chosen = known.get(spec.name, spec)
         names = features or chosen.features
         if len(inputs) == 1 and len(chosen.shape) == 2 and names is not None:
@@ -227,23 +262,23 @@ def _provisional(
 
 
 def _check_rows(inputs: Tensors, outputs: Tensors) -> None:
-    rows = len(next(iter(inputs.values())))
-    if not outputs:
-        raise LoadError("it gave no outputs for its example")
+    count = len(next(iter(inputs.values())))
     for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != rows:
+        if array.ndim == 0 or len(array) != count:
             raise LoadError(
-                f"its output {name!r} has the shape {list(array.shape)} for {rows} rows; "
+                f"its output {name!r} has the shape {list(array.shape)} for {count} rows; "
                 "a model answers with one entry for each row"
             )
 
 
-def _raises_for_missing(runtime: Runtime, inputs: Tensors) -> bool:
-    """What a compiled graph would answer with a number: the source has to be asked."""
-    if not any(array.dtype.kind == "f" for array in inputs.values()):
+def _raises_for_missing(runtime: Runtime, specs: tuple[TensorSpec, ...], inputs: Tensors) -> bool:
+    """What a compiled graph would answer with a number: the source has to be asked. Optional
+    inputs may always be missing."""
+    wanted = {spec.name for spec in specs if spec.dtype.kind == "f" and not spec.optional}
+    if not wanted:
         return False
     gaps = {
-        name: np.full_like(array[:1], np.nan) if array.dtype.kind == "f" else array[:1]
+        name: np.full_like(array[:1], np.nan) if name in wanted else array[:1]
         for name, array in inputs.items()
     }
     try:
@@ -258,11 +293,13 @@ def _write(files: Path, spec: BundleSpec, inputs: Tensors, outputs: Tensors) -> 
     (files / EXAMPLE_FILE).write_bytes(msgspec.json.encode(example_of(inputs, outputs)))
 
 
-def _write_reference(files: Path, spec: BundleSpec, runtime: Runtime, rows: Tensors) -> None:
+def _write_reference(files: Path, spec: BundleSpec, runtime: Runtime, given: Tensors) -> None:
+    if spec.options.get("batch") == WHOLE:
+        raise LoadError("a model that takes no rows can't have a reference of rows")
     scores = None
     if spec.score is not None:
-        scores = spec.score.of(np.asarray(runtime.predict(rows)[spec.score.output]))
-    ordered = [rows[tensor.name] for tensor in spec.signature.inputs]
+        scores = spec.score.of(np.asarray(runtime.predict(given)[spec.score.output]))
+    ordered = [given[tensor.name] for tensor in spec.signature.inputs]
     names = spec.signature.feature_names()
     made = profile.build_profile(names, spec.signature.columns(ordered), scores)
     (files / REFERENCE_FILE).write_bytes(profile.encode(made))

@@ -25,6 +25,7 @@ from modelfleet_worker.oip import BadRequest
 from modelfleet_worker.peers import Finding, examine
 from modelfleet_worker.residency import NotLoaded, Residency
 from modelfleet_worker.resident import Resident
+from modelfleet_worker.runtimes.base import Own, Refused
 from modelfleet_worker.wire.control import ControlBlock
 from modelfleet_worker.wire.ids import format_id, uuid7_at
 from modelfleet_worker.wire.segment import SHADOW, Record, SegmentWriter, encode
@@ -141,6 +142,7 @@ class Exchange:
         "_version",
         "deadline",
         "inputs",
+        "own",
         "rows",
     )
 
@@ -169,6 +171,7 @@ class Exchange:
         if milliseconds is not None:
             self.deadline = self._started_ns / 1e9 + milliseconds / 1e3
         self.inputs: list[Array] = []
+        self.own: Optional[Own] = None
         self.rows = 0
         books.running += 1
 
@@ -243,6 +246,7 @@ class Exchange:
             self._chosen = decoded.outputs
             self._raw = decoded.raw
             self.inputs = decoded.inputs
+            self.own = decoded.own
             self.rows = decoded.rows
             if resident.runs_inline(decoded.rows):
                 self._run_inline(resident)
@@ -310,7 +314,7 @@ class Exchange:
         control, begun = self._books.control, time.monotonic_ns()
         slot = control.occupy(self._version, self._request_id, threading.get_ident(), begun)
         try:
-            outputs = resident.execute(self.inputs, self.rows)
+            outputs = resident.execute(self.inputs, self.rows, self.own)
         except BaseException as error:  # noqa: BLE001  # a model may raise SystemExit, too
             control.release(slot)
             self._raised(error)
@@ -341,15 +345,18 @@ class Exchange:
             answer_id = self._id or self._prediction_id
             extra = b""
             endpoint = self._facts.endpoint
+            shown = outputs
+            if self.own is not None and self.own.bare:
+                shown = [array.reshape(array.shape[1:]) for array in outputs]
             if self._facts.scoring:
-                body = resident.invocations.encode(outputs, self._chosen)
+                body = resident.invocations.encode(shown, self._chosen)
             elif self._raw:
                 body, size = resident.encoder.encode_mixed(
-                    endpoint, answer_id, outputs, self._chosen, self._raw
+                    endpoint, answer_id, shown, self._chosen, self._raw
                 )
                 extra = b"\r\n%s: %d" % (binary.HEADER, size)
             else:
-                body = resident.encoder.encode(endpoint, answer_id, outputs, self._chosen)
+                body = resident.encoder.encode(endpoint, answer_id, shown, self._chosen)
             raw_inputs = [pack(array) for array in self.inputs]
             raw_outputs = [pack(array) for array in outputs]
         except Exception as error:  # noqa: BLE001  # outputs may hold any object
@@ -358,6 +365,9 @@ class Exchange:
         self._close(200, body, raw_inputs, raw_outputs, "", extra)
 
     def _raised(self, error: BaseException) -> None:
+        if isinstance(error, Refused):
+            self.fail(400, str(error))
+            return
         resident = self._resident
         if resident is not None and resident.throttle.allows():
             log.failure(

@@ -5,10 +5,13 @@ header. Columns are found by name, for a matrix by its feature names, for one wi
 order; columns that the model does not take are passed over. JSON may hold NaN and Infinity, which
 MLflow's own client writes. A model that gives `label` and `probability` answers the labels, as
 MLflow's own flavours do; `params.outputs` names others. What answers a frame is answered by rows.
+Parameters that the model declares are passed to it. A model that takes no rows gets the tensors of
+one call.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
@@ -18,9 +21,10 @@ import numpy as np
 
 from modelfleet_worker import csvtable
 from modelfleet_worker.cells import from_json, from_texts
-from modelfleet_worker.oip import BadRequest, Decoded, UnsupportedMedia, readable, without_nan
-from modelfleet_worker.runtimes.base import Habits
+from modelfleet_worker.oip import Decoded, readable, without_nan
+from modelfleet_worker.runtimes.base import Habits, Own, bare
 from modelfleet_worker.wire.signature import Array, Signature, TensorSpec
+from modelfleet_worker.wishes import BadRequest, UnsupportedMedia, filled, read_parameters
 
 VERB = "invocations"
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -69,11 +73,21 @@ class Invocations:
     """The protocol for one model. habits: what its signature does not tell."""
 
     def __init__(
-        self, signature: Signature, refuse_missing: bool, habits: Optional[Habits] = None
+        self,
+        signature: Signature,
+        refuse_missing: bool,
+        habits: Optional[Habits] = None,
+        whole: bool = False,
     ) -> None:
+        """whole: the model takes no rows."""
+        self._calls = signature.inputs if whole else None
+        if whole:
+            signature = bare(signature)
         self._signature = signature
         self._refuse_missing = refuse_missing
         self._habits = habits or Habits()
+        self._parameters = {one.name: one for one in self._habits.parameters}
+        self._optional = any(spec.optional for spec in signature.inputs)
         self._outputs = {spec.name: k for k, spec in enumerate(signature.outputs)}
         self._taken = {spec.name for spec in signature.inputs}
         self._taken.update(signature.inputs[0].features or ())
@@ -95,15 +109,17 @@ class Invocations:
                 names, columns = csvtable.parse(body)
             except ValueError as error:
                 raise BadRequest(str(error)) from error
-            return self._decoded(self._from_named(names, columns, texts=True), None)
+            return self._decoded(self._from_named(names, columns, texts=True), None, None)
         if kind not in (b"", b"application/json"):
             raise UnsupportedMedia("the Content-Type must be application/json or text/csv")
         request = _read(body)
         given = [name for name in _FORMS if getattr(request, name) is not None]
         if len(given) != 1:
             raise BadRequest(f"the body must have exactly one of {', '.join(_FORMS)}")
-        outputs = None if request.params is None else self._wanted(request.params)
-        return self._decoded(self._inputs(request), outputs)
+        outputs = params = None
+        if request.params is not None:
+            outputs, params = self._wanted(request.params)
+        return self._decoded(self._inputs(request), outputs, params)
 
     def encode(self, outputs: Sequence[Array], chosen: Optional[list[int]]) -> bytes:
         """The JSON body of an answer."""
@@ -111,23 +127,39 @@ class Invocations:
             self._signature.outputs[k].name: _plain(outputs[k])
             for k in (range(len(outputs)) if chosen is None else chosen)
         }
+        for name in self._habits.structured:
+            if name in named:
+                named[name] = [None if one is None else json.loads(one) for one in named[name]]
         if self._habits.columns:
             return _encode({"predictions": _records(self._habits.columns, named)})
         if chosen is None and set(named) == {"label", "probability"}:
             return _encode({"predictions": named["label"]})
-        if len(named) == 1:
+        if len(named) == 1 and not self._habits.named:
             return _encode({"predictions": next(iter(named.values()))})
         return _encode({"predictions": named})
 
-    def _decoded(self, inputs: list[Array], outputs: Optional[list[str]]) -> Decoded:
+    def _decoded(
+        self,
+        found: Sequence[Optional[Array]],
+        outputs: Optional[list[str]],
+        params: Optional[dict[str, Any]],
+    ) -> Decoded:
+        own = None if params is None else Own(params)
+        inputs = [array for array in found if array is not None]
+        if len(inputs) < len(found):
+            inputs, absent = filled(self._signature.inputs, found, "column")
+            own = Own(params, absent)
         rows = {len(array) for array in inputs}
+        if self._calls is not None:
+            inputs, own = self._one_call(inputs), Own(params, bare=True)
+            rows = {1}
         if rows == {0}:
             raise BadRequest("there are no rows")
         if len(rows) != 1:
             raise BadRequest(f"all inputs must have the same number of rows, not {sorted(rows)}")
         for spec, array in zip(self._signature.inputs, inputs):
             gaps = array.dtype.kind == "f" and not np.isfinite(array).all()
-            if self._refuse_missing and gaps:
+            if self._refuse_missing and gaps and not spec.optional:
                 raise BadRequest(f"input {spec.name!r} holds missing values, which are refused")
         chosen = None
         if outputs:
@@ -136,37 +168,55 @@ class Invocations:
                 known = ", ".join(self._outputs)
                 raise BadRequest(f"unknown output {unknown[0]!r}: the outputs are {known}")
             chosen = [self._outputs[name] for name in outputs]
-        return Decoded(None, rows.pop(), inputs, chosen)
+        return Decoded(None, rows.pop(), inputs, chosen, own=own)
 
-    def _wanted(self, params: dict[str, Any]) -> Optional[list[str]]:
-        """Names of the outputs that are asked for. What a model does not know, MLflow ignores."""
-        for name in params:
-            if name in self._habits.parameters:
-                raise BadRequest(
-                    f"the parameter {name!r} can't be given with a request: "
-                    "the model is served with its default"
-                )
+    def _one_call(self, inputs: Sequence[Array]) -> list[Array]:
+        """Its tensors with a dimension for the rows, of which it is one."""
+        assert self._calls is not None
+        return [
+            array.reshape(1, *array.shape) if len(spec.shape) > 1 else self._scalar(spec, array)
+            for spec, array in zip(self._calls, inputs)
+        ]
+
+    @staticmethod
+    def _scalar(spec: TensorSpec, array: Array) -> Array:
+        if array.size != 1:
+            raise BadRequest(f"input {spec.name!r} is a single value")
+        return array.reshape(1)
+
+    def _wanted(
+        self, params: dict[str, Any]
+    ) -> tuple[Optional[list[str]], Optional[dict[str, Any]]]:
+        """Names of the outputs that are asked for, and values for parameters of the model."""
+        known = {name: value for name, value in params.items() if name in self._parameters}
+        unknown = [name for name in params if name not in known and name != "outputs"]
+        if unknown and self._parameters:  # of a model without any, MLflow passes them over
+            has = ", ".join(map(repr, self._parameters))
+            raise BadRequest(f"unknown parameter {unknown[0]!r}: the model has {has}")
+        given = read_parameters(self._parameters, known) if known else None
+        if "outputs" in known:
+            return None, given
         try:
             wanted: Optional[list[str]] = msgspec.convert(params.get("outputs"), _NAMES)
         except msgspec.ValidationError as error:
             raise BadRequest(f"params.outputs: {error}") from error
-        return wanted
+        return wanted, given
 
-    def _inputs(self, request: _Body) -> list[Array]:
+    def _inputs(self, request: _Body) -> Sequence[Optional[Array]]:
         if request.dataframe_split is not None:
             return self._from_split(request.dataframe_split)
         if request.dataframe_records is not None:
             return self._from_records(request.dataframe_records)
         given = request.inputs if request.instances is None else request.instances
         if isinstance(given, dict):
-            if not any(isinstance(values, list) for values in given.values()):
-                given = {name: [value] for name, value in given.items()}  # one row
+            if self._calls is not None or not any(isinstance(v, list) for v in given.values()):
+                given = {n: v if isinstance(v, list) else [v] for n, v in given.items()}  # one row
             return self._from_columns(given)
         if isinstance(given, list) and given and all(isinstance(one, dict) for one in given):
             return self._from_records(given)
         return [self._only(given)]
 
-    def _from_records(self, records: Sequence[dict[str, Any]]) -> list[Array]:
+    def _from_records(self, records: Sequence[dict[str, Any]]) -> Sequence[Optional[Array]]:
         """Rows to the columns that the model takes; what a row lacks is null."""
         if self._by_order and records and self._taken.isdisjoint(records[0]):
             names = list(records[0])
@@ -180,7 +230,7 @@ class Invocations:
             raise BadRequest(f"{len(records)} records of {len(names)} columns are too many")
         return self._from_named(names, [[one.get(name) for one in records] for name in names])
 
-    def _from_split(self, table: _Split) -> list[Array]:
+    def _from_split(self, table: _Split) -> Sequence[Optional[Array]]:
         width = len(table.columns) if table.columns is not None else None
         for k, row in enumerate(table.data):
             if width is not None and len(row) != width:
@@ -192,7 +242,7 @@ class Invocations:
 
     def _from_named(
         self, names: Sequence[str], columns: Sequence[Sequence[Any]], texts: bool = False
-    ) -> list[Array]:
+    ) -> Sequence[Optional[Array]]:
         """texts: values are words of a CSV file."""
         if len(set(names)) < len(names):
             counts = Counter(name for name in names if name in self._taken)
@@ -216,15 +266,20 @@ class Invocations:
         specs = [TensorSpec(name, spec.datatype, (-1,)) for name in names]
         return _stacked(specs, columns, texts)
 
-    def _from_columns(self, columns: Columns, texts: bool = False) -> list[Array]:
+    def _from_columns(self, columns: Columns, texts: bool = False) -> Sequence[Optional[Array]]:
         """texts: values are words of a CSV file."""
         inputs = self._signature.inputs
         if self._features and inputs[0].name not in columns:
             names = [spec.name for spec in self._features]
             _all_there(names, columns)
             return [_stacked(self._features, [columns[name] for name in names], texts)]
-        _all_there([spec.name for spec in inputs], columns)
         read = from_texts if texts else from_json
+        if self._optional:
+            return [
+                read(spec, columns[spec.name], len(spec.shape)) if spec.name in columns else None
+                for spec in inputs
+            ]
+        _all_there([spec.name for spec in inputs], columns)
         return [read(spec, columns[spec.name], len(spec.shape)) for spec in inputs]
 
     def _only(self, values: Any) -> Array:

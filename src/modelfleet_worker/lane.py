@@ -15,7 +15,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Optional, Protocol, Union
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy as np
 from modelfleet_worker import log
 from modelfleet_worker.fair import FairQueue
 from modelfleet_worker.pace import Pace
+from modelfleet_worker.runtimes.base import Own
 from modelfleet_worker.wire.signature import Array
 
 BATCH_ROWS = 64
@@ -34,7 +35,8 @@ _SHARE_OF_BATCH = 0.5
 STACK_BYTES = 2 << 20  # RLIMIT_DATA counts whole stacks
 
 Outcome = Union[list[Array], BaseException]
-Run = Callable[[Sequence[Array], int], list[Array]]
+Run = Callable[..., list[Array]]
+"""takes inputs, their rows, and, if a call has wishes of its own, those"""
 
 
 TOO_LATE = "the model can't answer before the deadline"
@@ -55,6 +57,8 @@ class Call(Protocol):
     rows: int
     inputs: list[Array]
     deadline: Optional[float]
+    own: Optional[Own]
+    """what it asks for itself: then it shares no run"""
 
     @property
     def caller(self) -> bytes: ...
@@ -245,6 +249,8 @@ class Lane:
 
     def _one(self, call: Call) -> Outcome:
         try:
+            if call.own is not None:
+                return self._run(call.inputs, call.rows, call.own)
             return self._run(call.inputs, call.rows)
         except BaseException as error:  # noqa: BLE001  # a model may raise SystemExit, too
             return error
@@ -272,6 +278,8 @@ class Lane:
 
 
 def _joinable(first: Call, other: Call) -> bool:
+    if first.own is not None or other.own is not None:
+        return False
     return all(a.shape[1:] == b.shape[1:] for a, b in zip(first.inputs, other.inputs))
 
 

@@ -7,6 +7,10 @@ clients send null (or the literal NaN that many libraries write); we answer null
 A request of one matrix of numbers is read in one typed pass, straight into numpy; others take one
 pass for the envelope and one typed pass per tensor; null and NaN a third. Raw tensors behind the
 JSON, both ways, are the matter of `binary`.
+
+What only some models have costs the others nothing: optional inputs, parameters of the model (those
+of the request that it declares), and calls without rows, whose tensors come in the model's own
+shapes, or, several calls at once, with one more dimension in front.
 """
 
 from __future__ import annotations
@@ -15,13 +19,17 @@ import codecs
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Optional, Union
+from typing import Annotated, Any, Optional, TypeVar, Union
 
 import msgspec
 import numpy as np
 
 from modelfleet_worker import binary
+from modelfleet_worker.runtimes.base import Own, Parameter
 from modelfleet_worker.wire.signature import DTYPES, Array, Signature, TensorSpec
+from modelfleet_worker.wishes import BadRequest as BadRequest
+from modelfleet_worker.wishes import UnsupportedMedia as UnsupportedMedia
+from modelfleet_worker.wishes import filled, read_parameters
 
 _MAX_DEPTH = 8
 _Size = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -30,18 +38,6 @@ _Size = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 _UNEQUAL = "its rows are not equally long"
 _NO_SHARED_MEMORY = "this server has no extension for shared memory; send the data itself"
-
-
-class BadRequest(Exception):
-    """The body can't be read as a request to this model; the message is for the client."""
-
-    status = 400
-
-
-class UnsupportedMedia(BadRequest):
-    """It is in a form that nobody here reads."""
-
-    status = 415
 
 
 class _Placed(msgspec.Struct):
@@ -134,21 +130,42 @@ class _FlatRequest(msgspec.Struct):
     parameters: Optional[_Wishes] = None
 
 
+class _FreeRequest(msgspec.Struct):
+    """To a model that has parameters of its own."""
+
+    inputs: list[_Tensor]
+    id: Optional[str] = None
+    outputs: Optional[list[_Output]] = None
+    parameters: Optional[dict[str, Any]] = None
+
+
+class _LooseFreeRequest(msgspec.Struct):
+    inputs: list[_Loose]
+    id: Optional[str] = None
+    outputs: Optional[list[_Output]] = None
+    parameters: Optional[dict[str, Any]] = None
+
+
 class Decoded(msgspec.Struct):
     """A valid request: `inputs` in signature order; `outputs` are positions, None = all;
-    `raw` are the positions of those that the client wants in binary."""
+    `raw` are the positions of those that the client wants in binary; `own`: what it asks for
+    itself alone."""
 
     id: Optional[str]
     rows: int
     inputs: list[Array]
     outputs: Optional[list[int]]
     raw: frozenset[int] = frozenset()
+    own: Optional[Own] = None
 
 
 _decode_request = msgspec.json.Decoder(_Request).decode
+_decode_free = msgspec.json.Decoder(_FreeRequest).decode
 _decode_nested = msgspec.json.Decoder(_NestedRequest).decode
 _decode_flat = msgspec.json.Decoder(_FlatRequest).decode
 _MatrixRequest = Union[_NestedRequest, _FlatRequest]
+_AnyRequest = Union[_Request, _LooseRequest, _FreeRequest, _LooseFreeRequest]
+_LooseKind = TypeVar("_LooseKind", _LooseRequest, _LooseFreeRequest)
 _encode_json = msgspec.json.Encoder().encode
 
 
@@ -205,7 +222,16 @@ _readers = {
 class RequestDecoder:
     """Reads request bodies against one signature."""
 
-    def __init__(self, signature: Signature, refuse_missing: bool = False) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        refuse_missing: bool = False,
+        whole: bool = False,
+        parameters: Sequence[Parameter] = (),
+    ) -> None:
+        """whole: the model takes no rows. parameters: those of the model."""
+        self._whole = whole
+        self._parameters = {one.name: one for one in parameters}
         self._refuse_missing = refuse_missing
         self._inputs = signature.inputs
         self._positions = {spec.name: k for k, spec in enumerate(signature.inputs)}
@@ -215,7 +241,9 @@ class RequestDecoder:
         self._forms: list[Callable[[bytes], _MatrixRequest]] = [_decode_nested, _decode_flat]
         spec = signature.inputs[0]
         self._matrix: Optional[TensorSpec] = (
-            spec if signature.is_matrix and spec.dtype.kind == "f" else None
+            spec
+            if signature.is_matrix and spec.dtype.kind == "f" and not (whole or parameters)
+            else None
         )
 
     def decode(self, body: bytes, json_size: Optional[bytes] = None) -> Decoded:
@@ -240,7 +268,8 @@ class RequestDecoder:
         return decoded
 
     def _decode_any(self, body: bytes, tail: Optional[binary.Tail]) -> Decoded:
-        request = _envelope(body)
+        request = _envelope(body) if not self._parameters else _free_envelope(body)
+        bare = self._whole and self._made_whole(request.inputs)
         inputs: list[Optional[Array]] = [None] * len(self._inputs)
         for tensor in request.inputs:
             position = self._positions.get(tensor.name)
@@ -251,14 +280,51 @@ class RequestDecoder:
                 raise BadRequest(f"tensor {tensor.name!r} is given twice")
             inputs[position] = _array(self._inputs[position], tensor, tail, self._refuse_missing)
         given = [array for array in inputs if array is not None]
+        own = None
         if len(given) < len(inputs):
-            missing = [s.name for s, array in zip(self._inputs, inputs) if array is None]
-            raise BadRequest(f"missing tensor {', '.join(repr(name) for name in missing)}")
+            given, absent = filled(self._inputs, inputs, "tensor")
+            own = Own(None, absent)
+        if bare or self._parameters:
+            own = self._own(request, own, bare)
         rows = len(given[0])
         if len(given) > 1:
             self._same_rows(given)
         chosen = None if request.outputs is None else self._chosen(request.outputs)
-        return Decoded(request.id, rows, given, chosen, self._raw(request))
+        return Decoded(request.id, rows, given, chosen, self._raw(request), own)
+
+    def _own(self, request: _AnyRequest, own: Optional[Own], bare: bool) -> Optional[Own]:
+        """With the parameters of the model that it sets; None if there is nothing of its own."""
+        given = request.parameters if isinstance(request.parameters, dict) else {}
+        known = {name: value for name, value in given.items() if name in self._parameters}
+        params = read_parameters(self._parameters, known) if known else None
+        if own is None and params is None and not bare:
+            return None
+        return Own(params, own.absent if own is not None else frozenset(), bare)
+
+    def _made_whole(self, tensors: Sequence[Union[_Tensor, _Loose]]) -> bool:
+        """Put the dimension for the rows in front of those tensors that lack it. Was there none?"""
+        bare = False
+        for tensor in tensors:
+            position = self._positions.get(tensor.name)
+            if position is None:
+                continue
+            wanted, shape = self._inputs[position].shape[1:], tensor.shape
+            if len(shape) == len(wanted) + 1:
+                continue  # several calls; or a single value as [1]
+            if wanted and (
+                len(shape) != len(wanted)
+                or any(size not in (-1, found) for size, found in zip(wanted, shape))
+            ):
+                raise BadRequest(
+                    f"tensor {tensor.name!r} has the shape {shape}, the model takes {list(wanted)}"
+                )
+            bare = True
+            if _depth(tensor.data) == len(wanted) and tensor.data:
+                inner = tensor.data
+                raw = isinstance(inner, msgspec.Raw)
+                tensor.data = msgspec.Raw(b"[%b]" % bytes(inner)) if raw else [inner]
+            tensor.shape = [1, *shape] if wanted else [1]
+        return bare
 
     def _decode_matrix(self, spec: TensorSpec, body: bytes) -> Optional[Decoded]:
         """The fast path. None if anything is unusual: then the long way finds out what."""
@@ -328,7 +394,7 @@ class RequestDecoder:
             raise BadRequest("an output is asked for twice")
         return chosen or None
 
-    def _raw(self, request: Union[_Request, _LooseRequest, _MatrixRequest]) -> frozenset[int]:
+    def _raw(self, request: Union[_AnyRequest, _MatrixRequest]) -> frozenset[int]:
         """Positions of the outputs that are wanted in binary."""
         if request.outputs:
             return frozenset(
@@ -336,9 +402,15 @@ class RequestDecoder:
                 for output in request.outputs
                 if output.parameters is not None and output.parameters.binary_data
             )
-        if request.parameters is not None and request.parameters.binary_data_output:
-            return self._all_outputs
-        return frozenset()
+        wishes = request.parameters
+        if wishes is None:
+            return frozenset()
+        wants = (
+            wishes.get("binary_data_output") is True
+            if isinstance(wishes, dict)
+            else wishes.binary_data_output
+        )
+        return self._all_outputs if wants else frozenset()
 
 
 def _envelope(body: bytes) -> Union[_Request, _LooseRequest]:
@@ -347,7 +419,17 @@ def _envelope(body: bytes) -> Union[_Request, _LooseRequest]:
     except msgspec.ValidationError as error:
         raise BadRequest(f"not an inference request: {error}") from error
     except (ValueError, RecursionError) as error:  # of msgspec, or of text that is no UTF-8
-        return _loose_envelope(body, error)
+        return _loose_envelope(body, error, _LooseRequest)
+
+
+def _free_envelope(body: bytes) -> Union[_FreeRequest, _LooseFreeRequest]:
+    """Of a request to a model that has parameters of its own."""
+    try:
+        return _decode_free(body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"not an inference request: {error}") from error
+    except (ValueError, RecursionError) as error:
+        return _loose_envelope(body, error, _LooseFreeRequest)
 
 
 def _check_wish(name: str, wish: _Wish) -> None:
@@ -371,13 +453,13 @@ def without_nan(body: bytes) -> Any:
     return plain
 
 
-def _loose_envelope(body: bytes, first: Exception) -> _LooseRequest:
+def _loose_envelope(body: bytes, first: Exception, kind: type[_LooseKind]) -> _LooseKind:
     """A body that is nearly JSON; anything else gets the first error."""
     plain = without_nan(body)
     if plain is None:
         raise BadRequest(f"the body is not valid JSON: {first}") from first
     try:
-        return msgspec.convert(plain, type=_LooseRequest)
+        return msgspec.convert(plain, type=kind)
     except msgspec.ValidationError as error:
         raise BadRequest(f"not an inference request: {error}") from error
 
@@ -405,7 +487,7 @@ def _array(
         array, doubtful = _from_json(spec, shape, tensor.data)
     else:
         array, doubtful = _from_tail(spec, shape, tensor.data, size, tail), True
-    if doubtful and refuse_missing and _has_gaps(array):
+    if doubtful and refuse_missing and not spec.optional and _has_gaps(array):
         raise BadRequest(f"tensor {spec.name!r} holds null, NaN or infinity, which is refused")
     return array.reshape(len(array)) if array.ndim > len(spec.shape) else array
 

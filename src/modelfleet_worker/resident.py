@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Optional
 
 from modelfleet_worker import log
 from modelfleet_worker.eviction import Entry
@@ -15,7 +16,7 @@ from modelfleet_worker.invocations import Invocations
 from modelfleet_worker.lane import BATCH_ROWS, Lane
 from modelfleet_worker.loading import Loaded
 from modelfleet_worker.oip import AnswerEncoder, RequestDecoder
-from modelfleet_worker.runtimes.base import habits
+from modelfleet_worker.runtimes.base import WHOLE, ModelFault, Own, Refused, answer, habits
 from modelfleet_worker.wire.desired import VersionSpec
 from modelfleet_worker.wire.signature import Array
 
@@ -40,10 +41,10 @@ class Resident:
         self.loaded = loaded
         self.used = entry.use
         self.signature = loaded.spec.signature
-        self.decoder = RequestDecoder(self.signature, loaded.spec.refuse_missing)
-        self.invocations = Invocations(
-            self.signature, loaded.spec.refuse_missing, habits(loaded.runtime)
-        )
+        refuses, whole = loaded.spec.refuse_missing, loaded.spec.options.get("batch") == WHOLE
+        known = habits(loaded.runtime)
+        self.decoder = RequestDecoder(self.signature, refuses, whole, known.parameters)
+        self.invocations = Invocations(self.signature, refuses, known, whole)
         self._names = [spec.name for spec in self.signature.inputs]
         self._strikes = 0
         self._slow = False
@@ -69,10 +70,23 @@ class Resident:
         mine = self.version
         return (mine.digest, mine.variant) == (version.digest, version.variant)
 
-    def execute(self, inputs: Sequence[Array], rows: int) -> list[Array]:
-        """Run the model; outputs in signature order. Raises whatever the model raises."""
-        outputs = self.loaded.runtime.predict(dict(zip(self._names, inputs)))
+    def execute(self, inputs: Sequence[Array], rows: int, own: Optional[Own] = None) -> list[Array]:
+        """Run the model; outputs in signature order. Raises whatever the model raises. own: what
+        the request asks for itself alone."""
+        named = dict(zip(self._names, inputs))
+        if own is not None:
+            return self._execute_as(own, named, rows)
+        outputs = self.loaded.runtime.predict(named)
         return self.loaded.conformer.apply(outputs, rows)
+
+    def _execute_as(self, own: Own, named: dict[str, Array], rows: int) -> list[Array]:
+        outputs = answer(self.loaded.runtime, named, own)
+        try:
+            return self.loaded.conformer.apply(outputs, rows)
+        except (ModelFault, ValueError) as error:
+            if own.params is None:
+                raise
+            raise Refused(f"with these parameters its answer has another form: {error}") from error
 
     def runs_inline(self, rows: int) -> bool:
         """May this request run on the event loop? Never while the lane runs the same model."""

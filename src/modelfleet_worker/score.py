@@ -120,7 +120,10 @@ def _column(one: Column, arrays: dict[str, Array]) -> Array:
 def tensor(spec: TensorSpec, columns: dict[str, Array], rows: int) -> Array:
     """The input tensor of these columns. ValueError if they don't hold it."""
     if spec.name in columns and (spec.features is None or columns[spec.name].ndim > 1):
-        return _typed(spec, spec.name, columns[spec.name]).reshape(rows, *spec.shape[1:])
+        whole = _typed(spec, spec.name, columns[spec.name])
+        if whole.ndim == len(spec.shape):  # several of its sizes may vary
+            return whole
+        return whole.reshape(rows, *spec.shape[1:])
     if spec.features is not None:
         names = list(spec.features)
     elif spec.columns == 1:

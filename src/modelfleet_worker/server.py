@@ -18,6 +18,7 @@ from modelfleet_worker.heads import Head, Heads
 from modelfleet_worker.http import Connection, Request, error_body
 from modelfleet_worker.invocations import VERB
 from modelfleet_worker.residency import Residency
+from modelfleet_worker.runtimes.base import WHOLE
 from modelfleet_worker.wire.bundle import BundleCorrupt
 from modelfleet_worker.wire.desired import VersionSpec
 from modelfleet_worker.wire.signature import TensorSpec
@@ -184,16 +185,19 @@ def parse_path(target: bytes) -> Optional[Path]:
 
 
 def _metadata(endpoint: str, version: VersionSpec, spec: BundleSpec) -> bytes:
+    whole = spec.options.get("batch") == WHOLE
     return _encode(
         {
             "name": endpoint,
             "versions": [version.version],
             "platform": f"modelfleet_{spec.runtime}",
-            "inputs": [_tensor(tensor) for tensor in spec.signature.inputs],
-            "outputs": [_tensor(tensor) for tensor in spec.signature.outputs],
+            "inputs": [_tensor(tensor, whole) for tensor in spec.signature.inputs],
+            "outputs": [_tensor(tensor, whole) for tensor in spec.signature.outputs],
         }
     )
 
 
-def _tensor(spec: TensorSpec) -> dict[str, object]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+def _tensor(spec: TensorSpec, whole: bool) -> dict[str, object]:
+    """whole: the model takes no rows, so that its own shapes have none."""
+    shape = spec.shape[1:] if whole else spec.shape
+    return {"name": spec.name, "datatype": spec.datatype, "shape": shape}

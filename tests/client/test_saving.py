@@ -279,3 +279,50 @@ def test_a_linear_booster_of_xgboost(tmp_path: Path) -> None:
     model = xgboost.XGBRegressor(booster="gblinear", n_estimators=5).fit(X, Z)
     found = answers(save(model, X, work=tmp_path), tmp_path, {"x": X})
     np.testing.assert_allclose(found["prediction"], model.predict(X), rtol=1e-5)
+
+
+class Ranked:
+    """Compares the rows of a call with each other."""
+
+    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        return {"rank": inputs["x"][:, 0].argsort().argsort()}
+
+
+class Resampled:
+    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        return {"y": inputs["signal"][:: int(inputs["every"])], "n": np.array(3)}
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "shapes"),
+    [
+        (Ranked(), X, [[-1, -1, 4], [-1, -1]]),
+        (
+            Resampled(),
+            {"signal": np.arange(9.0), "every": np.array(3)},
+            [[-1, -1], [-1], [-1, -1], [-1]],
+        ),
+    ],
+)
+def test_an_object_that_takes_no_rows(
+    model: Any, example: Any, shapes: list[list[int]], tmp_path: Path
+) -> None:
+    saved = save(model, example, work=tmp_path)
+    said = described(saved)
+    assert said["options"] == {"batch": "whole"}
+    tensors = [*said["signature"]["inputs"], *said["signature"]["outputs"]]
+    assert [one["shape"] for one in tensors] == shapes
+    golden = json.loads(saved.content("example.json"))
+    assert {len(rows) for rows in [*golden["inputs"].values(), *golden["outputs"].values()]} == {1}
+    with pytest.raises(TypeError, match="can't have a reference"):
+        save(model, example, reference=example, work=tmp_path)
+
+
+def test_an_object_that_answers_rows_keeps_them(tmp_path: Path) -> None:
+    class Sums:
+        def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+            return {"y": inputs["x"].sum(axis=1)}
+
+    said = described(save(Sums(), X, work=tmp_path))
+    assert said["options"] == {}
+    assert said["signature"]["inputs"][0]["features"] == ["f0", "f1", "f2", "f3"]

@@ -27,6 +27,13 @@ class Net(torch.nn.Module):
         return torch.softmax(self.last(torch.relu(self.first(x))), 1)
 
 
+class Amplified(torch.nn.Module):
+    """Takes a number beside its rows, and centers them: no row is answered for itself."""
+
+    def forward(self, x, gain: int):
+        return (x - x.mean(0)) * gain, x.mean()
+
+
 class Halving(Net):
     """What it computes depends on the data: no exporter follows."""
 
@@ -52,6 +59,19 @@ class Sorted(keras.layers.Layer):
 
     def compute_output_shape(self, shape):
         return shape
+
+
+@keras.saving.register_keras_serializable("tests")
+class Scored(keras.Model):
+    """It names no inputs."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.last = keras.layers.Dense(2)
+        self.drop = keras.layers.Dropout(0.5)
+
+    def call(self, x, training=False):
+        return self.last(self.drop(x, training=training))
 '''
 
 
@@ -85,7 +105,7 @@ def torch(folder: Path) -> None:
 
     (folder / "net.py").write_text(NET)
     sys.path.insert(0, str(folder))
-    from net import Halving, Net  # type: ignore[import-not-found]
+    from net import Amplified, Halving, Net  # type: ignore[import-not-found]
 
     torch.manual_seed(0)
     x = torch.from_numpy(X.astype(np.float32))
@@ -93,6 +113,11 @@ def torch(folder: Path) -> None:
     with torch.inference_mode():
         keep(folder, "net", {"x": x}, {"output": net(x)})
         keep(folder, "halving", {"x": x[:5]}, {"half": halving(x[:5])["half"]})
+    amplified = Amplified().eval()
+    centered, mean = amplified(x[:5], 3)
+    found = {"output_0": centered, "output_1": mean}
+    keep(folder, "amplified", {"x": x[:5], "gain": 3}, found)
+    torch.jit.save(torch.jit.script(amplified), str(folder / "amplified.pt"))
     torch.save(net.state_dict(), folder / "weights.pt")
     torch.save(halving.state_dict(), folder / "halving.pt")
     torch.jit.save(torch.jit.script(net), str(folder / "script.pt"))
@@ -107,7 +132,7 @@ def tensorflow(folder: Path) -> None:
     sys.path.insert(0, str(folder))
     import keras
     import tensorflow as tf
-    from sorted import Sorted  # type: ignore[import-not-found]
+    from sorted import Scored, Sorted  # type: ignore[import-not-found]
 
     x = X.astype(np.float32)
     keras.utils.set_random_seed(0)
@@ -124,6 +149,25 @@ def tensorflow(folder: Path) -> None:
     ranked = keras.Sequential([keras.layers.Input((4,), name="x"), Sorted()])
     ranked.save(folder / "ranked.keras")
     keep(folder, "ranked", {"x": x}, {"output": np.sort(x, axis=1)})
+
+    scored = Scored()
+    keep(folder, "scored", {"x": x}, {"output": scored(x).numpy()})
+    scored.save(folder / "scored.keras")
+
+    class Scaled(tf.Module):
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, 4], tf.float32, name="x"),
+                tf.TensorSpec([], tf.float32, name="by"),
+            ]
+        )
+        def serve(self, x: Any, by: Any) -> Any:
+            return {"scaled": x / by, "largest": tf.reduce_max(x)}
+
+    scaled = Scaled()
+    tf.saved_model.save(scaled, str(folder / "scaled"), signatures={"only": scaled.serve})
+    found = {"scaled": x / 4, "largest": x.max()}
+    keep(folder, "scaled", {"x": x, "by": np.float32(4)}, found)
 
     class Shout(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
@@ -175,6 +219,28 @@ def mlflow(folder: Path) -> None:
         pip_requirements=[*needed("mlflow", "cloudpickle", "numpy"), "pytest", "psutil"],
     )
     keep(folder, "sums", given, {"prediction": frame.sum(axis=1).to_numpy()})
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    class Tuned(mlflow.pyfunc.PythonModel):
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+            found = model_input["a"] * params["gain"]
+            if "n" in model_input:
+                assert model_input["n"].dtype.kind == "i"
+                return found + model_input["n"]
+            return found
+
+    mlflow.pyfunc.save_model(
+        folder / "tuned",
+        python_model=Tuned(),
+        signature=ModelSignature(
+            Schema([ColSpec("double", "a"), ColSpec("long", "n", required=False)]),
+            Schema([ColSpec("double")]),
+            ParamSchema([ParamSpec("gain", DataType.double, 2.0)]),
+        ),
+        input_example=pd.DataFrame({"a": [1.0, 2.0], "n": [1, 2]}),
+        pip_requirements=needed("mlflow", "cloudpickle", "numpy", "pandas"),
+    )
     mlflow.pyfunc.save_model(folder / "unsigned", python_model=Sums(), pip_requirements=["mlflow"])
 
 

@@ -211,9 +211,10 @@ class Platform:
         *,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        verb: str = "infer",
     ) -> Answer:
         """One prediction through the gateway. body: JSON, or bytes as they are; key: "" sends
-        none."""
+        none; verb: or `invocations`."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"content-type": "application/json", **(headers or {})}
         token = self.key if key is None else key
@@ -222,7 +223,7 @@ class Platform:
         connection = http.client.HTTPConnection("127.0.0.1", self.ports()["gateway"], timeout=60)
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused early
-                connection.request("POST", f"/v2/models/{endpoint}/infer", content, sent)
+                connection.request("POST", f"/v2/models/{endpoint}/{verb}", content, sent)
             found = connection.getresponse()
             text = found.read()
             named = {name.lower(): value for name, value in found.getheaders()}

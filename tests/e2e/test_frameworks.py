@@ -141,6 +141,15 @@ def shown(name: str, details: dict[str, Any]) -> None:
             "--source net.py --class Halving --argument hidden=8 --example x.npy".split(),
         ),
         ("torch", "single.onnx", "net1", "source", []),
+        ("torch", "amplified.pt", "amplified", "source", ["--example", "amplified-rows.npz"]),
+        ("tensorflow", "scaled", "scaled", "source", ["--example", "scaled-rows.npz"]),
+        (
+            "tensorflow",
+            "scored.keras",
+            "scored",
+            "compiled",
+            "--source sorted.py --example x.npy".split(),
+        ),
         ("tensorflow", "saved", "saved", "compiled", []),
         ("tensorflow", "shout", "shout", "source", ["--example", "text.json"]),
         ("tensorflow", "dense.keras", "dense", "compiled", []),
@@ -188,11 +197,37 @@ def rows(folder: Path) -> None:
     from makers import X
 
     np.save(folder / "x.npy", X)
+    x = X.astype(np.float32)
+    np.savez(folder / "amplified-rows.npz", x=x[:8], gain=2)
+    np.savez(folder / "scaled-rows.npz", x=x[:3], by=np.float32(2))
     (folder / "text.json").write_text(json.dumps({"text": ["one", "three"]}))
     towns = {"f0": X[:8, 0].tolist(), "f1": ["odd", "even"] * 4}
     (folder / "towns.json").write_text(json.dumps(towns))
     lines = ["a,b,c", *(",".join(map(str, row[:3])) for row in X[:6])]
     (folder / "abc.csv").write_text("\n".join(lines))
+
+
+def test_parameters_and_optional_columns_of_mlflow(platform: Platform, made: Any) -> None:
+    register(platform, made("mlflow") / "tuned", "tuned")
+    assert platform.client.deploy("tuned", wait=True).state == "succeeded"
+
+    def ask(**body: Any) -> Any:
+        found = platform.ask("tuned", body, verb="invocations")
+        return found.status, found.body
+
+    both = {"columns": ["a", "n"], "data": [[1.0, 5], [2.0, 6]]}
+    assert ask(dataframe_split=both) == (200, {"predictions": [{"0": 7.0}, {"0": 10.0}]})
+    alone = [{"a": 1.0}, {"a": 2.0}]
+    status, found = ask(dataframe_records=alone)
+    assert (status, [list(one.values()) for one in found["predictions"]]) == (200, [[2.0], [4.0]])
+    status, found = ask(dataframe_split=both, params={"gain": 10})
+    assert (status, [list(one.values()) for one in found["predictions"]]) == (200, [[15.0], [26.0]])
+    for params, complaint in (({"gain": "much"}, "'gain'"), ({"gian": 1}, "unknown parameter")):
+        status, found = ask(dataframe_split=both, params=params)
+        assert status == 400
+        assert complaint in found["message"]
+    status, found = ask(dataframe_split={"columns": ["a", "n"], "data": [[1.0, 5.5]]})
+    assert (status, found["message"]) == (400, "column 'n' takes whole numbers")
 
 
 @pytest.mark.parametrize("what", ["torch", "catboost"])

@@ -29,7 +29,7 @@ WE_REFUSE = {
     "fraction": "MLflow cuts an integer's fraction off",
     "text for a number": "MLflow parses it",
     "no rows": "a request has rows",
-    "factor": "parameters can't be set by request",
+    "params unknown": "of a model that has parameters: a slip of the pen would change nothing",
     "ragged": "MLflow fills up",
 }
 WE_ACCEPT = {
@@ -124,6 +124,9 @@ def bodies(model: str) -> list[tuple[str, Any, str]]:
     ]
     if model == "series":
         found.append(("factor", {"dataframe_split": split, "params": {"factor": 3.0}}, JSON))
+        found.append(("factor 3", {"dataframe_split": split, "params": {"factor": 3}}, JSON))
+        wrong = {"dataframe_split": split, "params": {"factor": "x"}}
+        found.append(("factor x", wrong, JSON))
         found.append(("NaN", changed(age=float("nan")), JSON))
         found.append(("csv NA", b"age,visits,city,member\nNA,1,Ulm,True\n", CSV))
     return found

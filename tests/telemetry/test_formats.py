@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modelfleet.core.errors import Conflict
@@ -12,9 +13,11 @@ from modelfleet.core.layout import Layout
 from modelfleet.serving.pools import observe
 from modelfleet.serving.pulse import read_pulse
 from modelfleet.telemetry.database import SCHEMA_VERSION, open_reader, open_writer
+from modelfleet.telemetry.recorded import _fits
 from modelfleet_worker.wire.control import MAGIC, ControlBlock
 from modelfleet_worker.wire.desired import PoolSpec, VersionSpec
 from modelfleet_worker.wire.segment import SegmentReader
+from modelfleet_worker.wire.signature import TensorSpec
 
 
 def test_evidence_of_another_schema_is_left_alone(tmp_path: Path) -> None:
@@ -51,3 +54,12 @@ def test_a_segment_of_another_format_is_no_segment(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a segment"):
         SegmentReader(path)
     assert path.exists()
+
+
+def test_records_that_can_be_asked_again() -> None:
+    specs = (TensorSpec("a", "FP32", (-1, -1)), TensorSpec("b", "FP32", (-1, -1, -1)))
+    one = [np.ones((1, 4)), np.ones((1, 2, 3))]
+    assert _fits(specs, one, [])
+    assert _fits(specs, one, [one])
+    assert not _fits(specs, [np.ones((1, 5)), np.ones((1, 2, 3))], [one])
+    assert not _fits(specs, [np.ones((1, 4)), np.ones((1, 6))], [])

@@ -16,8 +16,16 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from modelfleet_worker import runtimes
 from modelfleet_worker.describe import Draft, describe, score_of
-from modelfleet_worker.runtimes.base import Facts, LoadError, RowByRow, batch_of, source_module
-from modelfleet_worker.runtimes.mlflow import _example, _inputs
+from modelfleet_worker.runtimes.base import (
+    WHOLE,
+    Facts,
+    LoadError,
+    Refused,
+    RowByRow,
+    sized,
+    source_module,
+)
+from modelfleet_worker.runtimes.mlflow import _all_required, _example, _inputs, _narrowed
 from modelfleet_worker.wire.signature import Array, Signature, TensorSpec
 from modelfleet_worker.wire.spec import BundleSpec, read_example, read_spec
 
@@ -28,6 +36,27 @@ def drafted(tmp_path: Path, model: object, runtime: str = "sklearn") -> Draft:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "model.pkl").write_bytes(pickle.dumps(model))
     return Draft(runtime, "model.pkl")
+
+
+class Ranks:
+    """Compares the rows of a batch with each other."""
+
+    def predict(self, inputs: Any) -> Any:
+        return {"rank": inputs["x"].argsort().argsort(), "best": inputs["x"].max()}
+
+
+class Windows:
+    """Takes no rows: a signal, and how often it was sampled."""
+
+    def predict(self, inputs: Any) -> Any:
+        return {"mean": inputs["signal"].reshape(-1, int(inputs["rate"])).mean(1)}
+
+
+class Stems:
+    """As long as its input is."""
+
+    def predict(self, inputs: Any) -> Any:
+        return {"half": inputs["x"] / 2, "sum": inputs["x"].sum(1)}
 
 
 class Broken:
@@ -93,6 +122,42 @@ def test_the_process_answers_one_line(tmp_path: Path) -> None:
     assert "not a readable pickle" in json.loads(done.stdout)["error"]
 
 
+def test_rows_that_depend_on_each_other_are_one_call(tmp_path: Path) -> None:
+    x = np.array([3.0, 1.0, 2.0])
+    found = describe(tmp_path, drafted(tmp_path, Ranks(), "python"), {"x": x}, None)
+    assert found.options["batch"] == WHOLE
+    assert [one.shape for one in found.signature.inputs] == [(-1, -1)]
+    assert [one.shape for one in found.signature.outputs] == [(-1, -1), (-1,)]
+    runtime = runtimes.load(tmp_path, found)
+    answered = runtime.predict({"x": np.array([[5.0, 4.0], [1.0, 2.0]])})
+    assert answered["rank"].tolist() == [[1, 0], [0, 1]]
+    assert answered["best"].tolist() == [5.0, 2.0]
+    inputs, outputs = read_example(tmp_path).arrays(found.signature)
+    assert inputs["x"].shape == (1, 3)
+    assert outputs["rank"].tolist() == [[2, 0, 1]]
+
+
+def test_a_scalar_makes_it_one_call(tmp_path: Path) -> None:
+    given = {"signal": np.arange(6.0), "rate": np.array(3)}
+    found = describe(tmp_path, drafted(tmp_path, Windows(), "python"), given, None)
+    assert found.options["batch"] == WHOLE
+    assert [one.shape for one in found.signature.inputs] == [(-1, -1), (-1,)]
+    assert found.signature.outputs[0].shape == (-1, -1)
+
+
+def test_rows_for_rows_remain_rows(tmp_path: Path) -> None:
+    found = describe(tmp_path, drafted(tmp_path, Stems(), "python"), {"x": X}, None)
+    assert "batch" not in found.options
+    assert [one.shape for one in found.signature.outputs] == [(-1, 3), (-1,)]
+
+
+def test_a_table_model_with_an_example_of_unequal_columns(tmp_path: Path) -> None:
+    model = LinearRegression().fit(X, X[:, 0])
+    unequal = {"f0": X[:, 0], "f1": X[:3, 1], "f2": X[:, 2]}
+    with pytest.raises((LoadError, ValueError)):
+        describe(tmp_path, drafted(tmp_path, model), unequal, None)
+
+
 def test_what_only_an_example_tells_needs_one(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="give an example"):
         describe(tmp_path, drafted(tmp_path, Broken(), "python"), None, None)
@@ -129,10 +194,20 @@ def test_models_of_one_row_are_asked_row_by_row() -> None:
 
     found = RowByRow(One()).predict({"x": np.arange(3.0)})
     assert found["y"].tolist() == [0, 2, 4]
-    assert batch_of([-1, -1]) == {}
-    assert batch_of([1, 1]) == {"batch": 1}
+
+
+def test_shapes_tell_whether_a_model_takes_rows() -> None:
+    assert sized([("a", "FP32", [-1, 4]), ("b", "INT64", [-1])]) == (
+        (TensorSpec("a", "FP32", (-1, 4)), TensorSpec("b", "INT64", (-1,))),
+        {},
+    )
+    assert sized([("a", "FP32", [1, 4])]) == ((TensorSpec("a", "FP32", (-1, 4)),), {"batch": 1})
+    state = [("x", "FP32", [-1, 512]), ("state", "FP32", [2, -1, 128]), ("sr", "INT64", [])]
+    specs, options = sized(state)
+    assert options == {"batch": WHOLE}
+    assert [one.shape for one in specs] == [(-1, -1, 512), (-1, 2, -1, 128), (-1,)]
     with pytest.raises(LoadError, match="exactly 7 rows"):
-        batch_of([7])
+        sized([("a", "FP32", [7, 4])])
 
 
 def test_source_is_a_module_of_its_own(tmp_path: Path) -> None:
@@ -168,8 +243,36 @@ def test_columns_and_tensors_of_an_mlflow_signature() -> None:
     tensor = {"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 28, 28]}}
     assert _inputs([tensor]) == ((TensorSpec("x", "FP32", (-1, 28, 28)),), {"tensors": True})
     assert _inputs([]) == (None, {})
-    with pytest.raises(LoadError, match="datetime"):
+    with pytest.raises(LoadError, match="'when' of its signature is of the type 'datetime'"):
         _inputs([{"type": "datetime", "name": "when"}])
+
+
+def test_optional_columns_of_an_mlflow_signature_can_be_missing() -> None:
+    columns: list[dict[str, Any]] = [{"type": "double", "name": "a", "required": True}]
+    columns += [{"type": kind, "name": kind, "required": False} for kind in ("long", "boolean")]
+    columns += [{"type": "string", "name": "s", "required": False}]
+    found, options = _inputs(columns)
+    assert found is not None
+    assert [(one.name, one.datatype, one.optional) for one in found] == [
+        ("a", "FP64", False),
+        ("long", "FP64", True),
+        ("boolean", "FP64", True),
+        ("s", "BYTES", True),
+    ]
+    assert options == {"integers": ("long",), "booleans": ("boolean",)}
+    assert not any(one.optional for one in _all_required(found) or ())
+    assert _inputs([{"type": "string"}])[1] == {"unnamed": True}
+
+
+def test_whole_numbers_of_an_optional_column() -> None:
+    whole = _narrowed("n", np.array([1.0, 2.0]), np.int64)
+    assert whole.dtype == np.int64
+    with pytest.raises(Refused, match="'n' takes whole numbers"):
+        _narrowed("n", np.array([1.5]), np.int64)
+    with pytest.raises(Refused, match="'n' takes booleans"):
+        _narrowed("n", np.array([2.0]), np.bool_)
+    with pytest.raises(Refused, match="gaps"):
+        _narrowed("n", np.array([1.0, np.nan]), np.int64)
 
 
 def test_the_example_of_an_mlflow_folder(tmp_path: Path) -> None:

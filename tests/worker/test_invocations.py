@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from modelfleet_worker.invocations import Invocations
 from modelfleet_worker.oip import BadRequest, Decoded
-from modelfleet_worker.runtimes.base import Habits
+from modelfleet_worker.runtimes.base import WHOLE, Habits, Own, Parameter
 from modelfleet_worker.wire.signature import Signature, TensorSpec
+from modelfleet_worker.wire.tensors import unpack
 
 JSON = b"application/json"
 LABELLED = (TensorSpec("label", "INT64", (-1,)), TensorSpec("probability", "FP64", (-1, 2)))
@@ -222,11 +225,106 @@ def test_answers_of_a_frame_are_rows() -> None:
     assert answer == {"predictions": [{"score": 1.5}, {"score": None}]}
 
 
-def test_a_parameter_of_the_model_is_not_passed_over() -> None:
-    protocol = Invocations(MATRIX, False, Habits(parameters=("temperature",)))
-    body = {"inputs": ROWS, "params": {"temperature": 0.5}}
-    with pytest.raises(BadRequest, match="'temperature' can't be given"):
-        protocol.decode(json.dumps(body).encode(), JSON)
+KNOWN = Habits(
+    parameters=(Parameter("temperature", float), Parameter("stop", str, True), Parameter("any"))
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"temperature": 1}, {"temperature": 1.0}),
+        ({"stop": ["a", "b"]}, {"stop": ["a", "b"]}),
+        ({"any": {"x": [1]}, "outputs": None}, {"any": {"x": [1]}}),
+        ({}, None),
+    ],
+)
+def test_parameters_of_the_model(given: dict[str, Any], read: dict[str, Any] | None) -> None:
+    protocol = Invocations(MATRIX, False, KNOWN)
+    found = protocol.decode(json.dumps({"inputs": ROWS, "params": given}).encode(), JSON)
+    assert found.own == (None if read is None else Own(read))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"temperature": "hot"}, "the parameter 'temperature': Expected `float`"),
+        ({"temperature": None}, "the parameter 'temperature': Expected `float`"),
+        ({"stop": "a"}, "the parameter 'stop': Expected `array`"),
+        ({"temprature": 1}, "unknown parameter 'temprature': the model has 'temperature', 'stop'"),
+    ],
+)
+def test_parameters_that_the_model_can_t_take(given: dict[str, Any], message: str) -> None:
+    protocol = Invocations(MATRIX, False, KNOWN)
+    with pytest.raises(BadRequest, match=message):
+        protocol.decode(json.dumps({"inputs": ROWS, "params": given}).encode(), JSON)
+
+
+OPTIONAL = Signature(
+    (
+        TensorSpec("a", "FP64", (-1,)),
+        TensorSpec("b", "FP64", (-1,), optional=True),
+        TensorSpec("c", "BYTES", (-1,), optional=True),
+    ),
+    (TensorSpec("y", "FP64", (-1,)),),
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"dataframe_split": {"columns": ["a"], "data": [[1], [2]]}}, JSON),
+        ({"dataframe_records": [{"a": 1}, {"a": 2}]}, JSON),
+        ({"inputs": {"a": [1, 2]}}, JSON),
+        (b"a\n1\n2\n", b"text/csv"),
+    ],
+)
+def test_optional_columns_may_be_left_out(body: Any, kind: bytes) -> None:
+    found = decode(OPTIONAL, body, kind, refuse_missing=True)
+    assert found.own == Own(absent=frozenset("bc"))
+    assert [array.tolist() for array in found.inputs[::2]] == [[1, 2], [None, None]]
+    assert np.isnan(found.inputs[1]).all()
+
+
+def test_what_is_given_of_optional_columns() -> None:
+    records = [{"a": 1, "b": 2}, {"a": 3}]
+    found = decode(OPTIONAL, {"dataframe_records": records}, refuse_missing=True)
+    assert found.own == Own(absent=frozenset("c"))
+    assert found.inputs[1].tolist()[0] == 2
+    assert np.isnan(found.inputs[1][1])
+    whole = {"inputs": {"a": [1], "b": [1], "c": ["x"]}}
+    assert decode(OPTIONAL, whole).own is None
+    for bad in ({"inputs": {"b": [1], "c": ["x"]}}, {"dataframe_records": [{}]}):
+        with pytest.raises(BadRequest, match="missing column 'a'"):
+            decode(OPTIONAL, bad)
+
+
+def test_calls_of_a_model_that_takes_no_rows() -> None:
+    signature = Signature(
+        (TensorSpec("x", "FP32", (-1, -1, 2)), TensorSpec("rate", "INT64", (-1,))),
+        (TensorSpec("y", "FP32", (-1, -1)),),
+    )
+    protocol = Invocations(signature, False, Habits(), whole=True)
+    for rate in (8, [8]):
+        body = {"inputs": {"x": [[1, 2], [3, 4], [5, 6]], "rate": rate}}
+        found = protocol.decode(json.dumps(body).encode(), JSON)
+        assert found.rows == 1
+        assert found.own == Own(bare=True)
+        assert [array.shape for array in found.inputs] == [(1, 3, 2), (1,)]
+    with pytest.raises(BadRequest, match="'rate' is a single value"):
+        protocol.decode(json.dumps({"inputs": {"x": [[1, 2]], "rate": [1, 2]}}).encode(), JSON)
+    answer = json.loads(protocol.encode([np.array([1.0, 2.0])], None))
+    assert answer == {"predictions": [1.0, 2.0]}
+
+
+def test_dicts_that_a_model_gives_are_answered_as_such() -> None:
+    one = Signature(MATRIX.inputs, (TensorSpec("prediction", "BYTES", (-1,)),))
+    protocol = Invocations(one, False, Habits(structured=("prediction",)))
+    answer = json.loads(protocol.encode([np.array(['{"A": 1}', None], dtype=object)], None))
+    assert answer == {"predictions": [{"A": 1}, None]}
+    named = Invocations(one, False, Habits(named=True))
+    answer = json.loads(named.encode([np.array(["a"], dtype=object)], None))
+    assert answer == {"predictions": {"prediction": ["a"]}}
 
 
 @given(st.binary(), st.sampled_from([JSON, b"text/csv", b""]))
@@ -259,3 +357,66 @@ def test_a_worker_answers_invocations(fleet: Any, bundles: Any) -> None:
     bad = client.ask("POST", path, b'{"instances": [["a"]]}', headers)
     assert (bad.status, bad.body["error_code"]) == (400, "BAD_REQUEST")
     client.close()
+
+
+def pickled(predict: Any) -> bytes:
+    """A model with that function, code and all."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+    class Model:
+        def predict(self, inputs: Any) -> Any:
+            return predict(inputs)
+
+    return bytes(cloudpickle.dumps(Model()))
+
+
+def test_a_worker_answers_calls_without_rows(fleet: Any, bundles: Any) -> None:
+    def predict(inputs: Any) -> Any:
+        assert inputs["rate"].shape == ()
+        return {"y": inputs["x"] * inputs["rate"], "n": np.array(len(inputs["x"]))}
+
+    made = bundles.write(
+        "whole",
+        "python",
+        pickled(predict),
+        {"x": np.ones((1, 3)), "rate": np.array([2])},
+        {"y": np.full((1, 3), 2.0), "n": np.array([3])},
+        signature=Signature(
+            (TensorSpec("x", "FP64", (-1, -1)), TensorSpec("rate", "INT64", (-1,))),
+            (TensorSpec("y", "FP64", (-1, -1)), TensorSpec("n", "INT64", (-1,))),
+        ),
+        options={"batch": WHOLE},
+    )
+    fleet.add(17, made)
+    fleet.write()
+    fleet.start()
+    client = fleet.client()
+    about = client.ask("GET", "/v2/models/whole")
+    assert [one["shape"] for one in about.body["inputs"]] == [[-1], []]
+    assert [one["shape"] for one in about.body["outputs"]] == [[-1], []]
+    tensors = [
+        {"name": "x", "datatype": "FP64", "shape": [4], "data": [1, 2, 3, 4]},
+        {"name": "rate", "datatype": "INT64", "shape": [], "data": [10]},
+    ]
+    found = client.ask("POST", "/v2/models/whole/infer", json.dumps({"inputs": tensors}).encode())
+    assert found.status == 200
+    assert [(o["name"], o["shape"], o["data"]) for o in found.body["outputs"]] == [
+        ("y", [4], [10, 20, 30, 40]),
+        ("n", [], [4]),
+    ]
+    tensors[1].update(shape=[2], data=[1, 5])
+    tensors[0]["shape"] = [2, 2]
+    found = client.ask("POST", "/v2/models/whole/infer", json.dumps({"inputs": tensors}).encode())
+    assert [(o["shape"], o["data"]) for o in found.body["outputs"]] == [
+        ([2, 2], [1, 2, 15, 20]),
+        ([2], [2, 2]),
+    ]
+    path, headers = "/v2/models/whole/invocations", {"content-type": "application/json"}
+    asked = b'{"inputs": {"x": [1, 2], "rate": 3}}'
+    found = client.ask("POST", path, asked, headers)
+    assert found.body == {"predictions": {"y": [3, 6], "n": 2}}
+    client.close()
+    records = fleet.records()
+    assert [record.rows for record in records] == [1, 2, 1]
+    spec = TensorSpec("x", "FP64", (-1, -1))
+    assert unpack(spec, records[0].inputs[0], 1).tolist() == [[1, 2, 3, 4]]

@@ -11,6 +11,7 @@ import pytest
 
 from modelfleet_worker.fair import NORMAL, WEIGHTS
 from modelfleet_worker.lane import DeadlinePassed, Lane, Outcome, Overloaded
+from modelfleet_worker.runtimes.base import Own
 from modelfleet_worker.wire.signature import Array
 
 
@@ -31,6 +32,7 @@ class Ask:
         self.inputs: list[Array] = [np.array([[v] * width for v in values])]
         self.rows = len(values)
         self.deadline = deadline
+        self.own: Own | None = None
         self.events: list[str] = []
         self.outcome: Outcome | None = None
         self.done = asyncio.Event()
@@ -59,12 +61,14 @@ class Model:
         self.gate = threading.Event()
         self.runs: list[int] = []
 
-    def run(self, inputs: Sequence[Array], rows: int) -> list[Array]:
+    def run(self, inputs: Sequence[Array], rows: int, own: Own | None = None) -> list[Array]:
+        """With parameters of its own a call gets as many times its sum."""
         self.gate.wait(10)
         self.runs.append(rows)
         if (inputs[0] < 0).any():
             raise ValueError("negative")
-        return [inputs[0].sum(axis=1)]
+        factor = 1 if own is None or own.params is None else own.params["factor"]
+        return [inputs[0].sum(axis=1) * factor]
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -141,6 +145,18 @@ async def test_other_widths_do_not_share_a_batch(model: Model, lane: Lane) -> No
     model.gate.set()
     assert [await ask.values() for ask in asks] == [[0], [1], [6], [9]]
     assert model.runs == [1, 1, 2]
+
+
+@in_loop
+async def test_wishes_of_its_own_share_no_batch(model: Model, lane: Lane) -> None:
+    asks = [Ask(k + 1) for k in range(6)]
+    asks[2].own = Own({"factor": 10})
+    asks[3].own = Own({"factor": 100})
+    for ask in asks:
+        lane.submit(ask)
+    model.gate.set()
+    assert [await ask.values() for ask in asks] == [[1], [2], [30], [400], [5], [6]]
+    assert model.runs == [1, 1, 1, 1, 2]
 
 
 @in_loop

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from modelfleet_worker.oip import AnswerEncoder, BadRequest, RequestDecoder
+from modelfleet_worker.runtimes.base import Own, Parameter
 from modelfleet_worker.wire.signature import DTYPES, Signature, TensorSpec, infer
 
 MATRIX = Signature((TensorSpec("x", "FP64", (-1, 3)),), (TensorSpec("y", "FP64", (-1,)),))
@@ -206,3 +207,97 @@ def test_answers_carry_selection_and_null_for_nan() -> None:
     assert written["outputs"][1]["data"] == ["a", "b"]
     only = json.loads(encoder.encode("m", "id", outputs, [1]))
     assert [output["name"] for output in only["outputs"]] == ["z"]
+
+
+CALLS = Signature(
+    (
+        TensorSpec("x", "FP32", (-1, -1, 2)),
+        TensorSpec("rate", "INT64", (-1,)),
+        TensorSpec("name", "BYTES", (-1, -1)),
+    ),
+    (TensorSpec("y", "FP32", (-1, -1)), TensorSpec("n", "INT64", (-1,))),
+)
+
+
+def call(shape: list[int], data: Any, rate: Any = 8, rate_shape: tuple[int, ...] = ()) -> bytes:
+    return body(
+        tensor("x", "FP32", shape, data),
+        tensor("rate", "INT64", list(rate_shape), rate),
+        tensor("name", "BYTES", [1], ["a"]),
+    )
+
+
+@pytest.mark.parametrize("data", [[[1, 2], [3, 4]], [1, 2, 3, 4]])
+@pytest.mark.parametrize(("rate", "shape"), [(8, ()), ([8], ()), ([8], (1,))])
+def test_one_call_in_the_shapes_of_a_model_without_rows(
+    data: Any, rate: Any, shape: tuple[int, ...]
+) -> None:
+    found = RequestDecoder(CALLS, whole=True).decode(call([2, 2], data, rate, shape))
+    assert found.rows == 1
+    assert found.own == Own(bare=True)
+    assert [array.tolist() for array in found.inputs] == [[[[1, 2], [3, 4]]], [8], [["a"]]]
+
+
+def test_a_single_value_among_several_calls_of_one() -> None:
+    several = body(
+        tensor("x", "FP32", [1, 1, 2], [[[1, 2]]]),
+        tensor("rate", "INT64", [1], [8]),
+        tensor("name", "BYTES", [1, 1], ["a"]),
+    )
+    assert RequestDecoder(CALLS, whole=True).decode(several).own is None
+
+
+def test_several_calls_at_once() -> None:
+    several = body(
+        tensor("x", "FP32", [2, 1, 2], [[[1, 2]], [[3, 4]]]),
+        tensor("rate", "INT64", [2], [8, 9]),
+        tensor("name", "BYTES", [2, 1], ["a", "b"]),
+    )
+    found = RequestDecoder(CALLS, whole=True).decode(several)
+    assert found.rows == 2
+    assert found.own is None
+    assert found.inputs[0].shape == (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (call([2, 3], [1] * 6), r"'x' has the shape \[2, 3\], the model takes \[-1, 2\]"),
+        (call([2], [1, 2]), r"'x' has the shape \[2\], the model takes \[-1, 2\]"),
+        (call([0, 2], []), "shape"),
+        (call([2, 2], [1, 2, 3]), "too few elements"),
+        (call([1, 2], [1, 2], "x"), "'rate'"),
+        (call([1, 2], [1, 2], [1, 2], (2,)), "rows"),
+        (body(tensor("x", "FP32", [1, 2], [1, 2])), "missing tensor 'rate', 'name'"),
+    ],
+)
+def test_calls_that_are_none(content: bytes, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        RequestDecoder(CALLS, whole=True).decode(content)
+
+
+def test_parameters_of_the_model_among_those_of_the_request() -> None:
+    decoder = RequestDecoder(MATRIX, parameters=(Parameter("top_k", int),))
+    x = tensor("x", "FP64", [1, 3], [1, 2, 3])
+    found = decoder.decode(body(x, parameters={"top_k": 3, "priority": 1}))
+    assert found.own == Own({"top_k": 3})
+    assert decoder.decode(body(x)).own is None
+    assert decoder.decode(body(x, parameters={"binary_data_output": True})).raw == {0}
+    assert decoder.decode(body(x, parameters={"binary_data_output": True})).own is None
+    with pytest.raises(BadRequest, match="the parameter 'top_k': Expected `int`"):
+        decoder.decode(body(x, parameters={"top_k": "many"}))
+    gap = body(tensor("x", "FP64", [1, 3], [1, 2, float("nan")]), parameters={"top_k": 1})
+    assert decoder.decode(gap).own == Own({"top_k": 1})
+
+
+def test_optional_tensors_may_be_left_out() -> None:
+    signature = Signature(
+        (TensorSpec("a", "FP64", (-1,)), TensorSpec("b", "FP64", (-1,), optional=True)),
+        (TensorSpec("y", "FP64", (-1,)),),
+    )
+    decoder = RequestDecoder(signature, refuse_missing=True)
+    found = decoder.decode(body(tensor("a", "FP64", [2], [1, 2])))
+    assert found.own == Own(absent=frozenset("b"))
+    assert np.isnan(found.inputs[1]).tolist() == [True, True]
+    with pytest.raises(BadRequest, match="missing tensor 'a'"):
+        decoder.decode(body(tensor("b", "FP64", [2], [1, 2])))

@@ -24,6 +24,8 @@ def test_columns_become_tensors() -> None:
     assert whole.dtype == np.float64
     wide = tensor(TensorSpec("w", "FP32", (-1, 2)), {"w_0": np.ones(3), "w_1": np.zeros(3)}, 3)
     np.testing.assert_array_equal(wide, [[1, 0]] * 3)
+    loose = tensor(TensorSpec("l", "FP32", (-1, -1, -1)), {"l": np.ones((2, 3, 4))}, 2)
+    assert loose.shape == (2, 3, 4)
     text = tensor(TensorSpec("t", "BYTES", (-1,)), {"t": np.array([1, 2])}, 2)
     assert text.tolist() == ["1", "2"]
 

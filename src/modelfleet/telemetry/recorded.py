@@ -61,10 +61,16 @@ def recorded(
             if len(given) != len(signature.inputs) or len(told) != len(signature.outputs):
                 continue  # large tensors are not kept
             try:
-                inputs.append(_unpacked(signature.inputs, given, count))
-                outputs.append(_unpacked(signature.outputs, told, count))
+                taken = _unpacked(signature.inputs, given, count)
+                said = _unpacked(signature.outputs, told, count)
             except (ValueError, msgspec.DecodeError):
                 continue  # of another form of the version
+            if not _fits(signature.inputs, taken, inputs) or not _fits(
+                signature.outputs, said, outputs
+            ):
+                continue
+            inputs.append(taken)
+            outputs.append(said)
             found += count
         if found >= rows:
             break
@@ -160,6 +166,20 @@ def _records(table: pa.Table) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
 
 def _unpacked(specs: Sequence[TensorSpec], raws: Sequence[bytes], rows: int) -> list[NDArray[Any]]:
     return [unpack(one, raw, rows) for one, raw in zip(specs, raws, strict=True)]
+
+
+def _fits(
+    specs: Sequence[TensorSpec],
+    arrays: Sequence[NDArray[Any]],
+    others: Sequence[Sequence[NDArray[Any]]],
+) -> bool:
+    """Are they in their own shapes (of several sizes that vary, records keep only the product), and
+    can they be joined with the others?"""
+    whole = all(array.ndim == len(one.shape) for one, array in zip(specs, arrays, strict=True))
+    return whole and (
+        not others
+        or all(a.shape[1:] == b.shape[1:] for a, b in zip(arrays, others[0], strict=True))
+    )
 
 
 def _joined(

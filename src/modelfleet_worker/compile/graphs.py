@@ -15,7 +15,7 @@ from typing import Any
 
 from modelfleet_worker.compile import networks
 from modelfleet_worker.compile.missing import write_missing
-from modelfleet_worker.runtimes.base import is_classifier, optional_module
+from modelfleet_worker.runtimes.base import WHOLE, is_classifier, optional_module
 from modelfleet_worker.runtimes.boosters import read_xgboost
 from modelfleet_worker.runtimes.catboost import read as read_catboost
 from modelfleet_worker.runtimes.sklearn import read as read_sklearn
@@ -66,6 +66,8 @@ def warm(runtime: str) -> None:
 
 def convert(bundle: Path, spec: BundleSpec) -> tuple[bytes, dict[str, Any]]:
     """The serialized graph, and the `options` that let the ONNX runtime find its tensors."""
+    if spec.options.get("batch") == WHOLE:
+        raise NotConvertible("it takes no rows: what it gives was not compared on several")
     warm(spec.runtime)
     graph = _graph(bundle, spec)
     names = [node.name for node in graph.graph.input]
@@ -223,14 +225,17 @@ def _split_columns(graph: Any, matrix: str, signature: Signature) -> None:
 
 
 def _accept_bool_attributes() -> None:
-    """skl2onnx 1.20 hands Python bools to `make_attribute`, which newer protobuf refuses."""
-    from onnx import helper
+    """skl2onnx 1.20 hands Python bools to `make_attribute`, which newer protobuf refuses, and
+    tf2onnx 1.17 empty lists (of integers: shapes and paddings), which newer onnx does."""
+    from onnx import AttributeProto, helper
 
     original = helper.make_attribute
     if getattr(original, "takes_bools", False):
         return
 
     def make_attribute(key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(value, (list, tuple)) and not value and not args:
+            kwargs.setdefault("attr_type", AttributeProto.INTS)
         return original(key, _without_bools(value), *args, **kwargs)
 
     make_attribute.takes_bools = True  # type: ignore[attr-defined]

@@ -10,7 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from modelfleet_worker.runtimes.base import LoadError, RowByRow, Runtime
+import msgspec
+
+from modelfleet_worker.runtimes.base import WHOLE, LoadError, RowByRow, Runtime, WholeCalls, bare
 from modelfleet_worker.wire.bundle import FILES
 from modelfleet_worker.wire.spec import BundleSpec
 
@@ -32,8 +34,13 @@ _RUNTIMES = {
 
 def load(bundle: Path, spec: BundleSpec) -> Runtime:
     """The runtime of a (verified) bundle, its artifact loaded. LoadError says why it can't be."""
+    batch = spec.options.get("batch")
+    if batch == WHOLE:
+        spec = msgspec.structs.replace(spec, signature=bare(spec.signature))
     made: Runtime = runtime_class(spec.runtime)(bundle / FILES / spec.artifact, spec)
-    return RowByRow(made) if spec.options.get("batch") == 1 else made
+    if batch == WHOLE:
+        return WholeCalls(made)
+    return RowByRow(made) if batch == 1 else made
 
 
 def runtime_class(name: str) -> Any:

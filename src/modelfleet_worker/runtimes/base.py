@@ -26,6 +26,10 @@ class LoadError(Exception):
     """The artifact can't be loaded in this environment."""
 
 
+class Refused(Exception):
+    """The model does not take this request; the message is for the client."""
+
+
 class ModelFault(Exception):
     """The model answered, but not with what its signature promises."""
 
@@ -44,7 +48,8 @@ class Facts(msgspec.Struct, frozen=True):
     """What an artifact says about itself.
 
     inputs: None if only an example can tell. outputs: names. floats: the datatype that doubles of
-    an example become. example: input tensors that came along with the artifact.
+    an example become. example: input tensors that came along with the artifact. sizes: shapes
+    of outputs, -1 for what varies.
     """
 
     inputs: Optional[tuple[TensorSpec, ...]] = None
@@ -57,6 +62,7 @@ class Facts(msgspec.Struct, frozen=True):
     artifact: str = ""
     """where, relative to the artifact that was asked, that runtime finds its own"""
     example: Optional[dict[str, Any]] = None
+    sizes: dict[str, tuple[int, ...]] = {}
 
 
 CLASSIFIER = ("label", "probability")
@@ -73,20 +79,91 @@ def matrix_facts(
     return Facts((spec,), options=options)
 
 
-class Habits(msgspec.Struct, frozen=True):
-    """What MLflow's scoring protocol shows of a model, and a signature does not tell.
+class Parameter(msgspec.Struct, frozen=True):
+    """What calls may set. kind: its type (see `request_params`), None for one that only the model
+    can check; several: it is a list of those."""
 
-    columns: names of those of the frame that it answers. parameters: names of what calls may set.
+    name: str
+    kind: Any = None
+    several: bool = False
+
+
+class Habits(msgspec.Struct, frozen=True):
+    """What a model does beyond its signature.
+
+    columns: names of those of the frame that it answers. parameters: what calls may set.
+    structured: outputs whose texts are JSON of the dicts and lists that it gives. named: it answers
+    a dict, even of one output.
     """
 
     columns: tuple[str, ...] = ()
-    parameters: tuple[str, ...] = ()
+    structured: tuple[str, ...] = ()
+    named: bool = False
+    parameters: tuple[Parameter, ...] = ()
 
 
 def habits(runtime: Runtime) -> Habits:
     """Those of a runtime that has answered."""
     found = getattr(runtime, "habits", None)
     return found if isinstance(found, Habits) else Habits()
+
+
+class Own(msgspec.Struct, frozen=True):
+    """What a request asks for itself alone: it shares no run with others.
+
+    params: values for parameters of the model. absent: optional inputs that it left out. bare: its
+    tensors, and those of the answer, have no dimension for the rows.
+    """
+
+    params: Optional[dict[str, Any]] = None
+    absent: frozenset[str] = frozenset()
+    bare: bool = False
+
+
+class Adjustable(Protocol):
+    """A runtime that has parameters or optional inputs."""
+
+    def predict_as(self, inputs: Tensors, own: Own) -> Tensors:
+        """As `predict`, for one request with wishes of its own."""
+
+
+def answer(runtime: Any, inputs: Tensors, own: Own) -> Tensors:
+    """What a runtime says to a request with wishes of its own."""
+    if own.params is None and not own.absent:
+        return runtime.predict(inputs)  # type: ignore[no-any-return]
+    adjustable: Adjustable = runtime
+    return adjustable.predict_as(inputs, own)
+
+
+class WholeCalls:
+    """A model that takes no rows: each row of the signature is one call with all tensors of it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    @property
+    def habits(self) -> Habits:
+        return habits(self._runtime)
+
+    def predict(self, inputs: Tensors) -> Tensors:
+        return self.predict_as(inputs, Own())
+
+    def predict_as(self, inputs: Tensors, own: Own) -> Tensors:
+        rows = len(next(iter(inputs.values())))
+        found = []
+        for k in range(rows):
+            one = {n: array[k : k + 1].reshape(array.shape[1:]) for n, array in inputs.items()}
+            found.append(answer(self._runtime, one, own))
+        return {name: np.stack([np.asarray(one[name]) for one in found]) for name in found[0]}
+
+
+def bare(signature: Signature) -> Signature:
+    """What the model itself takes and gives in one call, for `whole` ones. A scalar is [1]."""
+    return Signature(tuple(map(_bare, signature.inputs)), tuple(map(_bare, signature.outputs)))
+
+
+def _bare(spec: TensorSpec) -> TensorSpec:
+    return msgspec.structs.replace(spec, shape=spec.shape[1:] or (1,), features=None)
 
 
 class RowByRow:
@@ -104,16 +181,26 @@ class RowByRow:
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
-def batch_of(sizes: Sequence[int]) -> dict[str, Any]:
-    """The options for a model whose inputs have these first dimensions (-1: any)."""
-    if all(size == -1 for size in sizes):
-        return {}
-    if all(size == 1 for size in sizes):
-        return {"batch": 1}
-    raise LoadError(
-        f"it was exported for batches of exactly {max(sizes)} rows; "
-        "export it with a variable first dimension (or of 1)"
-    )
+WHOLE = "whole"
+"""`options.batch` of a model that takes no rows"""
+Named = tuple[str, str, Sequence[int]]
+
+
+def sized(inputs: Sequence[Named]) -> tuple[tuple[TensorSpec, ...], dict[str, Any]]:
+    """The specs of inputs with these names, datatypes and shapes (-1: any), and the options that
+    go with them. A model has rows if the first dimension of all inputs varies, or is 1."""
+    first = {shape[0] if shape else 0 for _, _, shape in inputs}
+    if first == {-1} or first == {1}:
+        specs = tuple(TensorSpec(name, kind, (-1, *shape[1:])) for name, kind, shape in inputs)
+        return specs, {"batch": 1} if first == {1} else {}
+    if len(first) == 1 and first != {0}:
+        raise LoadError(
+            f"it was exported for batches of exactly {max(first)} rows; "
+            "export it with a variable first dimension (or of 1)"
+        )
+    return tuple(TensorSpec(name, kind, (-1, *shape)) for name, kind, shape in inputs), {
+        "batch": WHOLE
+    }
 
 
 class Conformer:

@@ -1,7 +1,8 @@
 """Models in MLflow's format: a folder with `MLmodel`, loaded as pyfunc.
 
 `facts` reads the folder's own signature, input example and conda file. Flavours that one of our
-runtimes serves natively (scikit-learn, ONNX) are handed to it.
+runtimes serves natively (scikit-learn, ONNX) are handed to it. Optional columns that are numbers
+are FP64, so that they can be missing (`options.integers` and `.booleans` name those that are less).
 """
 
 from __future__ import annotations
@@ -9,13 +10,23 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
+import msgspec
 import numpy as np
 
-from modelfleet_worker.runtimes.base import Facts, Habits, LoadError, Tensors, framework
+from modelfleet_worker.runtimes.base import (
+    Facts,
+    Habits,
+    LoadError,
+    Own,
+    Parameter,
+    Refused,
+    Tensors,
+    framework,
+)
 from modelfleet_worker.wire.signature import Array, TensorSpec
 from modelfleet_worker.wire.spec import BundleSpec
 
@@ -29,6 +40,17 @@ COLUMNS = {
 }
 TENSORS = {"float64": "FP64", "float32": "FP32", "float16": "FP16", "bool": "BOOL", "str": "BYTES"}
 TENSORS.update({f"{u}int{n}": f"{u}int{n}".upper() for u in ("", "u") for n in (8, 16, 32, 64)})
+_NARROW = {"long": "integers", "integer": "integers", "boolean": "booleans"}
+_PARAMETERS: dict[str, Any] = {
+    "boolean": bool,
+    "integer": Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)],
+    "long": Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)],
+    "float": float,
+    "double": float,
+    "string": str,
+    "datetime": str,
+}
+"""by the name of MLflow's type; what is not here is left to MLflow"""
 NATIVE = {"sklearn": ("sklearn", "pickled_model"), "onnx": ("onnx", "data")}
 
 
@@ -48,12 +70,20 @@ class MlflowRuntime:
         self._arrays = bool(spec.options.get("tensors")) or spec.signature.is_matrix
         self._single = len(self._names) == 1 and not spec.options.get("named")
         self._pandas = None if self._arrays else framework("pandas")
+        self._whole = {
+            **dict.fromkeys(spec.options.get("integers", ()), np.int64),
+            **dict.fromkeys(spec.options.get("booleans", ()), np.bool_),
+        }
         self._parameters = _parameters(self._model)
         self._columns: tuple[str, ...] = ()
+        self._named = False
+        self._structured: set[str] = set()
+        self._unnamed = bool(spec.options.get("unnamed"))
 
     @property
     def habits(self) -> Habits:
-        return Habits(self._columns, self._parameters)
+        structured = tuple(sorted(self._structured))
+        return Habits(self._columns, structured, self._named, self._parameters)
 
     @staticmethod
     def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
@@ -68,7 +98,10 @@ class MlflowRuntime:
         native = _native(flavors)
         if native is not None:
             runtime, path, more = native
+            inputs = _all_required(inputs)
             if runtime == "onnx":  # the graph knows its own tensors
+                if inputs is None or extra.get("tensors"):
+                    more = {**more, "answers": "named"}
                 return Facts(None, (), "predict", more, None, runtime, path, example)
             return Facts(inputs, ("prediction",), "predict", more, None, runtime, path, example)
         if "python_function" not in flavors:
@@ -76,14 +109,33 @@ class MlflowRuntime:
         return Facts(inputs, (), options={**options, **extra}, example=example)
 
     def predict(self, inputs: Tensors) -> Tensors:
-        data: Any = {name: inputs[name] for name in self._names}
-        if self._pandas is not None:
-            data = self._pandas.DataFrame(data)
-        elif self._single:
-            data = inputs[self._names[0]]
-        found = self._model.predict(data)
+        return self._answer(self._model.predict(self._data(inputs, self._names)))
+
+    def predict_as(self, inputs: Tensors, own: Own) -> Tensors:
+        data = self._data(inputs, [name for name in self._names if name not in own.absent])
+        return self._answer(self._model.predict(data, params=own.params))
+
+    def _answer(self, found: Any) -> Tensors:
         self._columns = _columns(found)
-        return _named(found)
+        self._named = isinstance(found, Mapping)
+        outputs = _named(found)
+        for name, array in outputs.items():
+            if array.dtype.kind == "O" and isinstance(next(iter(array.flat), None), (dict, list)):
+                outputs[name] = _as_json(array)
+                self._structured.add(name)
+        return outputs
+
+    def _data(self, inputs: Tensors, names: Sequence[str]) -> Any:
+        if self._pandas is not None:
+            columns = {name: inputs[name] for name in names}
+            for name, dtype in self._whole.items():
+                if name in columns:
+                    columns[name] = _narrowed(name, columns[name], dtype)
+            frame = self._pandas.DataFrame(columns)
+            if self._unnamed:
+                frame.columns = range(len(names))
+            return frame
+        return inputs[names[0]] if self._single else {name: inputs[name] for name in names}
 
 
 def _native(flavors: Mapping[str, Any]) -> Optional[tuple[str, str, dict[str, Any]]]:
@@ -127,12 +179,52 @@ def _inputs(specs: Any) -> tuple[Optional[tuple[TensorSpec, ...]], dict[str, Any
             found.append(TensorSpec(one.get("name") or "x", TENSORS[dtype], (-1, *shape[1:])))
         named = any(one.get("name") for one in tensors)
         return tuple(found), {"tensors": True, **({"named": True} if named else {})}
-    columns = []
+    columns: list[TensorSpec] = []
+    narrow: dict[str, list[str]] = {}
     for k, one in enumerate(specs):
-        if one["type"] not in COLUMNS:
-            raise LoadError(f"column {one.get('name', k)!r} of its signature is a {one['type']}")
-        columns.append(TensorSpec(str(one.get("name", f"c{k}")), COLUMNS[one["type"]], (-1,)))
-    return tuple(columns), {}
+        kind = one["type"]
+        if kind not in COLUMNS:
+            raise LoadError(
+                f"column {one.get('name', k)!r} of its signature is of the type {kind!r}; "
+                f"served are columns of {', '.join(COLUMNS)}, and tensors"
+            )
+        name, optional = str(one.get("name", f"c{k}")), one.get("required") is False
+        datatype = COLUMNS[kind]
+        if optional and kind in _NARROW:
+            datatype = "FP64"
+            narrow.setdefault(_NARROW[kind], []).append(name)
+        columns.append(TensorSpec(name, datatype, (-1,), optional=optional))
+    extra: dict[str, Any] = {key: tuple(names) for key, names in narrow.items()}
+    if all("name" not in one for one in specs):
+        extra["unnamed"] = True
+    return tuple(columns), extra
+
+
+def _all_required(inputs: Optional[tuple[TensorSpec, ...]]) -> Optional[tuple[TensorSpec, ...]]:
+    """Our own runtimes give a model all columns or none."""
+    if inputs is None:
+        return None
+    return tuple(msgspec.structs.replace(one, optional=False) for one in inputs)
+
+
+def _narrowed(name: str, column: Array, dtype: Any) -> Array:
+    """Whole numbers or booleans. Refused says which are none."""
+    if np.isnan(column).any():
+        raise Refused(f"column {name!r} has gaps: give it for all rows, or leave it out")
+    narrow: Array = column.astype(dtype)
+    if (narrow != column).any():
+        what = "booleans" if dtype is np.bool_ else "whole numbers"
+        raise Refused(f"column {name!r} takes {what}")
+    return narrow
+
+
+def _as_json(array: Array) -> Array:
+    """Dicts and lists as texts."""
+    texts: Array = np.empty(array.shape, dtype=object)
+    flat = texts.reshape(-1)
+    for k, one in enumerate(array.flat):
+        flat[k] = None if one is None else json.dumps(one, default=str)
+    return texts
 
 
 def _example(folder: Path, inputs: Optional[tuple[TensorSpec, ...]]) -> Optional[dict[str, Array]]:
@@ -155,10 +247,14 @@ def _example(folder: Path, inputs: Optional[tuple[TensorSpec, ...]]) -> Optional
     return {inputs[0].name if inputs else "x": np.array(given)}
 
 
-def _parameters(model: Any) -> tuple[str, ...]:
-    """Names of what MLflow's clients may set with a request."""
+def _parameters(model: Any) -> tuple[Parameter, ...]:
+    """What MLflow's clients may set with a request."""
     schema = model.metadata.get_params_schema()
-    return () if schema is None else tuple(spec.name for spec in schema.params)
+    found = []
+    for spec in () if schema is None else schema.params:
+        kind = _PARAMETERS.get(getattr(spec.dtype, "name", ""))
+        found.append(Parameter(spec.name, kind, bool(spec.shape)))
+    return tuple(found)
 
 
 def _columns(found: Any) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from modelfleet_worker.runtimes.base import Facts, LoadError, Tensors, batch_of, framework
-from modelfleet_worker.wire.signature import Array, TensorSpec, datatype_of
+from modelfleet_worker.runtimes.base import Facts, Habits, LoadError, Tensors, framework, sized
+from modelfleet_worker.wire.signature import Array, datatype_of
 from modelfleet_worker.wire.spec import BundleSpec
 
 _KINDS = {
@@ -68,6 +68,7 @@ class OnnxRuntime:
         self._maps = [
             k for k, name in enumerate(self._fetches) if kinds[name].startswith("seq(map")
         ]
+        self.habits = Habits(named=spec.options.get("answers") == "named")
         classes = spec.options.get("classes") if "label" in self._names else None
         self._classes = None if classes is None else np.asarray(classes)
 
@@ -75,15 +76,16 @@ class OnnxRuntime:
     def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
         session = _session(artifact)
         nodes = session.get_inputs()
-        first = [_size(node.shape[0]) if node.shape else 0 for node in nodes]
-        if not all(first):
-            raise LoadError("the graph has an input without rows (a scalar)")
-        specs = tuple(
-            TensorSpec(node.name, _name(node.type), (-1, *map(_size, node.shape[1:])))
-            for node in nodes
+        specs, batch = sized(
+            [(node.name, _name(node.type), [*map(_size, node.shape)]) for node in nodes]
         )
+        sizes = {
+            node.name: tuple(map(_size, node.shape))
+            for node in session.get_outputs()
+            if isinstance(node.shape, (list, tuple))
+        }
         outputs = tuple(node.name for node in session.get_outputs())
-        return Facts(specs, outputs, options={**options, **batch_of(first)})
+        return Facts(specs, outputs, options={**options, **batch}, sizes=sizes)
 
     def predict(self, inputs: Tensors) -> Tensors:
         feed: dict[str, Array] = {}

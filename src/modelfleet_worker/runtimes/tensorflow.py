@@ -1,4 +1,5 @@
-"""TensorFlow SavedModels: the signature `options.signature` or `serving_default` of a folder."""
+"""TensorFlow SavedModels: the signature `options.signature` of a folder, else `serving_default`, or
+the only one that there is."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelfleet_worker.runtimes.base import Facts, LoadError, Tensors, batch_of, framework
-from modelfleet_worker.wire.signature import DTYPES, Array, TensorSpec
+from modelfleet_worker.runtimes.base import Facts, LoadError, Tensors, framework, sized
+from modelfleet_worker.wire.signature import DTYPES, Array
 from modelfleet_worker.wire.spec import BundleSpec
 
 DEFAULT = "serving_default"
@@ -26,13 +27,19 @@ class TensorflowRuntime:
     @staticmethod
     def facts(artifact: Path, options: Mapping[str, Any]) -> Facts:
         _, call = read(artifact, options)
-        specs, first = [], []
-        for name, spec in call.structured_input_signature[1].items():
-            sizes = tensor_sizes(spec.shape, name)
-            first.append(sizes[0])
-            specs.append(TensorSpec(name, datatype_name(spec.dtype.name), (-1, *sizes[1:])))
+        specs, batch = sized(
+            [
+                (name, datatype_name(spec.dtype.name), tensor_sizes(spec.shape, name))
+                for name, spec in call.structured_input_signature[1].items()
+            ]
+        )
         outputs = tuple(sorted(call.structured_outputs))
-        return Facts(tuple(specs), outputs, options={**options, **batch_of(first)})
+        sizes = {
+            name: tuple(tensor_sizes(spec.shape, name))
+            for name, spec in call.structured_outputs.items()
+            if spec.shape.rank is not None
+        }
+        return Facts(specs, outputs, options={**options, **batch}, sizes=sizes)
 
     def predict(self, inputs: Tensors) -> Tensors:
         constant = self._tf.constant
@@ -58,7 +65,9 @@ def read(artifact: Path, options: Mapping[str, Any]) -> tuple[Any, Any]:
         model = tf.saved_model.load(str(artifact))
     except Exception as error:  # its errors share no base class
         raise LoadError(f"{artifact.name}: {str(error)[:400]}") from error
-    wanted = str(options.get("signature", DEFAULT))
+    known = list(model.signatures)
+    alone = known[0] if len(known) == 1 else DEFAULT
+    wanted = str(options.get("signature", alone))
     if wanted not in model.signatures:
         raise LoadError(
             f"{artifact.name} has no signature {wanted!r}; it has {sorted(model.signatures)}"
@@ -67,14 +76,11 @@ def read(artifact: Path, options: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def tensor_sizes(shape: Any, name: str) -> list[int]:
-    """A shape with -1 for what is variable. LoadError for a scalar or an unknown rank."""
+    """A shape with -1 for what is variable. LoadError for an unknown rank."""
     try:
-        sizes = [-1 if size is None else int(size) for size in shape]
+        return [-1 if size is None else int(size) for size in shape]
     except ValueError as error:
         raise LoadError(f"input {name!r} has a shape of unknown rank") from error
-    if not sizes:
-        raise LoadError(f"input {name!r} has no rows (a scalar)")
-    return sizes
 
 
 def datatype_name(dtype: str) -> str:

@@ -3,12 +3,15 @@
 `options.form` is `state_dict`, `script` or `export`. A state dict is read with `weights_only`;
 `options.source` is a Python file (or package) in the bundle, `options.class` a module class in
 it, `options.arguments` what its constructor gets. The model takes its inputs by position, in the
-order of the signature; it gives a tensor (`output`), several (`output_0`, ...) or a dict.
+order of the signature (an exported one as it was exported); where it wants a number, a scalar
+becomes one. It gives a tensor (`output`), several (`output_0`, ...; `output_1_0` inside of a tuple)
+or a dict.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +21,17 @@ import numpy as np
 from modelfleet_worker.runtimes.base import (
     Facts,
     LoadError,
+    Named,
     Tensors,
-    batch_of,
     framework,
+    sized,
     source_module,
 )
-from modelfleet_worker.wire.signature import DTYPES, Array, TensorSpec
+from modelfleet_worker.wire.signature import DTYPES, Array
 from modelfleet_worker.wire.spec import BundleSpec
 
 FORMS = ("state_dict", "script", "export")
+_NUMBERS = {"bool": "BOOL", "int": "INT64", "float": "FP64"}
 
 
 class TorchRuntime:
@@ -37,6 +42,7 @@ class TorchRuntime:
             raise LoadError("PyTorch models take no text")
         self._model = read(artifact, spec.options)
         self._order = [tensor.name for tensor in spec.signature.inputs]
+        self._numbers = _wants_numbers(self._model, len(self._order))
         torch = framework("torch")
         self._tensor, self._inference = torch.from_numpy, torch.inference_mode
 
@@ -49,8 +55,10 @@ class TorchRuntime:
 
     def predict(self, inputs: Tensors) -> Tensors:
         with self._inference():
-            found = self._model(*[self._tensor(_own(inputs[name])) for name in self._order])
-        return named(found)
+            given = [self._tensor(_own(inputs[name])) for name in self._order]
+            for k in self._numbers:
+                given[k] = given[k].item()
+            return named(self._model(*given))
 
 
 def _own(array: Array) -> Array:
@@ -61,15 +69,43 @@ def _own(array: Array) -> Array:
 def named(found: Any) -> dict[str, Array]:
     """Outputs of a model by name."""
     if isinstance(found, Mapping):
-        return {str(name): _array(value) for name, value in found.items()}
-    if isinstance(found, (tuple, list)):
-        return {f"output_{k}": _array(value) for k, value in enumerate(found)}
-    return {"output": _array(found)}
+        parts = [_flat(str(name), value) for name, value in found.items()]
+        return {name: array for part in parts for name, array in part.items()}
+    return _flat("output", found)
+
+
+def _flat(name: str, value: Any) -> dict[str, Array]:
+    """A tensor by its name, or those inside of a tuple, list or dict; None gives nothing."""
+    if isinstance(value, Mapping):
+        inner = [(f"{name}_{key}", one) for key, one in value.items()]
+    elif isinstance(value, (tuple, list)):
+        inner = [(f"{name}_{k}", one) for k, one in enumerate(value)]
+    else:
+        return {} if value is None else {name: _array(value)}
+    return {key: array for k, one in inner for key, array in _flat(k, one).items()}
 
 
 def _array(value: Any) -> Array:
-    array: Array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
+        value = value.float()
+    array: Array = value.detach().cpu().numpy()
     return array
+
+
+def _wants_numbers(model: Any, count: int) -> list[int]:
+    """Places of the inputs that are Python numbers to the model, not tensors."""
+    if isinstance(model, _Exported):
+        return model.numbers
+    schema = getattr(getattr(model, "forward", None), "schema", None)
+    if schema is not None:  # of TorchScript
+        kinds = [str(one.type) for one in schema.arguments[1:]]
+    else:
+        given = inspect.signature(model.forward).parameters.values()
+        kinds = [getattr(one.annotation, "__name__", str(one.annotation)) for one in given]
+    plain = [kind.replace("Optional[", "").rstrip("]?") for kind in kinds]
+    return [k for k, kind in enumerate(plain[:count]) if kind in ("int", "float", "bool")]
 
 
 def read(artifact: Path, options: Mapping[str, Any]) -> Any:
@@ -83,7 +119,7 @@ def read(artifact: Path, options: Mapping[str, Any]) -> Any:
         if form == "script":
             return torch.jit.load(str(artifact), map_location="cpu").eval()
         if form == "export":
-            return torch.export.load(str(artifact)).module()
+            return _Exported(torch, torch.export.load(str(artifact)))
         if form == "state_dict":
             return _from_code(torch, artifact, options)
     except LoadError:
@@ -91,6 +127,31 @@ def read(artifact: Path, options: Mapping[str, Any]) -> Any:
     except Exception as error:  # its errors share no base class
         raise LoadError(f"{artifact.name}: {_short(error)}") from error
     raise LoadError(f"options.form is {form!r}, not one of {', '.join(FORMS)}")
+
+
+class _Exported:
+    """A program, called with all its tensors one after the other."""
+
+    def __init__(self, torch: Any, program: Any) -> None:
+        self._module = program.module()
+        self._spec = program.call_spec.in_spec
+        self._unflatten = torch.utils._pytree.tree_unflatten
+        self.numbers = [k for k, (_, val) in enumerate(_wanted(program)) if _is_number(val)]
+
+    def __call__(self, *given: Any) -> Any:
+        arguments, named_ones = self._unflatten(list(given), self._spec)
+        return self._module(*arguments, **named_ones)
+
+
+def _wanted(program: Any) -> list[tuple[str, Any]]:
+    """What the program takes, by name, and what was there when it was exported."""
+    names = program.graph_signature.user_inputs
+    values = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
+    return [(str(name), values.get(name, name)) for name in names]
+
+
+def _is_number(value: Any) -> bool:
+    return not hasattr(value, "dtype")
 
 
 def _from_code(torch: Any, artifact: Path, options: Mapping[str, Any]) -> Any:
@@ -127,17 +188,18 @@ def _exported(artifact: Path, options: Mapping[str, Any]) -> Facts:
         program = torch.export.load(str(artifact))
     except Exception as error:  # its errors share no base class
         raise LoadError(f"{artifact.name}: {_short(error)}") from error
-    wanted = program.graph_signature.user_inputs
-    specs, first = [], []
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in wanted:
-            sizes = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
-            if not sizes:
-                raise LoadError(f"input {node.name!r} has no rows (a scalar)")
-            first.append(sizes[0])
-            datatype = _datatype(str(node.meta["val"].dtype))
-            specs.append(TensorSpec(node.name, datatype, (-1, *sizes[1:])))
-    return Facts(tuple(specs), (), options={**options, **batch_of(first)})
+    found: list[Named] = []
+    for name, value in _wanted(program):
+        if not _is_number(value):
+            sizes = [size if isinstance(size, int) else -1 for size in value.shape]
+            found.append((name, _datatype(str(value.dtype)), sizes))
+            continue
+        kind = _NUMBERS.get(type(value).__name__.replace("Sym", "").lower())
+        if kind is None:
+            raise LoadError(f"its input {name!r} is a {type(value).__name__}, not a tensor")
+        found.append((name, kind, []))
+    specs, batch = sized(found)
+    return Facts(specs, (), options={**options, **batch})
 
 
 def _short(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """What a model takes and gives: named tensors with Open Inference Protocol datatypes.
 
 Two styles of inputs: one 2-D tensor whose columns are named by `features`, or N named 1-D tensors
-of shape [-1], one per column (BYTES allowed). The first dimension is always the rows.
+of shape [-1], one per column (BYTES allowed). The first dimension is always the rows; of a model
+that takes no rows (`options.batch` is `whole`) a row is one call with all of its tensors.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One tensor. `shape`: -1 = any; `features` names the columns of a 2-D input."""
+    """One tensor. `shape`: -1 = any; `features` names the columns of a 2-D input.
+
+    optional: requests may leave this input out; the model does not get it then.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     features: Optional[tuple[str, ...]] = None
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if self.datatype not in DTYPES:

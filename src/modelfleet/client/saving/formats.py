@@ -50,7 +50,7 @@ def _of_file(path: Path) -> str | None:
     simple |= {".pt2": "torch", ".skops": "sklearn"}
     if ending in simple:
         return simple[ending]
-    if ending in (".pt", ".pth", ".ts", ".torchscript", ".ckpt"):
+    if ending in (".pt", ".pth", ".ts", ".torchscript", ".jit", ".ckpt"):
         return "torch"
     if ending in (".joblib", ".pkl", ".pickle"):
         return pickles.kind(path)

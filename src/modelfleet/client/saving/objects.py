@@ -65,18 +65,30 @@ def save(
     """Bundle files for `model`; the arguments are those of `saving.save`."""
     if example is None:
         raise TypeError("An example is needed: a matrix [rows, features] or a mapping of columns.")
+    from modelfleet_worker import rows
     from modelfleet_worker.describe import score_of
     from modelfleet_worker.wire import profile, signature, spec
 
     inputs = tensors(example)
     if set(inputs) == {"x"} and inputs["x"].ndim > 2:
         raise TypeError("An example of this model is a matrix or a mapping of columns.")
-    golden = {name: array[:EXAMPLE_ROWS] for name, array in inputs.items()}
     kind = _kind(model)
+    calls = kind == "python" and not rows.aligned(inputs, {})
+    golden = {name: array if calls else array[:EXAMPLE_ROWS] for name, array in inputs.items()}
     found = Survey() if kind in ("lightgbm", "xgboost") else survey(model)
     outputs, options = _outputs(model, kind, golden)
-    named = {"x": tuple(features)} if features is not None and set(inputs) == {"x"} else None
-    if named is None and set(inputs) == {"x"}:
+    if kind == "python" and not calls:
+        calls = not rows.aligned(golden, outputs) or not rows.independent(
+            lambda some: _outputs(model, kind, some)[0], golden, outputs
+        )
+    if calls:  # it takes no rows, or not each for itself
+        if reference is not None:
+            raise TypeError("A model that does not answer row by row can't have a reference.")
+        golden, outputs = rows.one_call(golden), rows.one_call(outputs)
+        options["batch"] = rows.WHOLE
+    by_name = features is not None and set(inputs) == {"x"} and not calls
+    named = {"x": tuple(features or ())} if by_name else None
+    if named is None and set(inputs) == {"x"} and not calls:
         named = {"x": tuple(f"f{k}" for k in range(inputs["x"].shape[1]))}
     score = score_of(outputs)
     artifact, content = _artifact(model, kind, found, work)
@@ -85,7 +97,9 @@ def save(
     described = spec.BundleSpec(
         runtime=kind,
         artifact=artifact,
-        signature=signature.infer(golden, outputs, named),
+        signature=rows.of_calls(golden, outputs)
+        if calls
+        else signature.infer(golden, outputs, named),
         method="predict+predict_proba" if "probability" in outputs else "predict",
         score=score,
         options=options,
