@@ -21,22 +21,23 @@ from modelfleet.core.layout import Layout
 from modelfleet.host import status
 
 HOME = Path(".bench/faults").resolve()
-MODEL, BUSY = "steady", "busy"
+MODEL = "steady"
 ROW = [0.1, 0.2, 0.3, 0.4]
 SETTINGS = "[serving]\nsegment_mb = 64\n"
 
 
 class Busy:
-    """About two milliseconds of linear algebra for each row: batches win nothing."""
+    """So many milliseconds of linear algebra, roughly, for each row: batches win nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, milliseconds: int) -> None:
+        self.layers = 8 * milliseconds
         self.weights = np.random.default_rng(0).normal(size=(1024, 1024)) / 32
 
     def predict(self, inputs: dict[str, Any]) -> dict[str, Any]:
         found = np.empty(len(inputs["x"]))
         for k, row in enumerate(inputs["x"]):
             state = np.resize(row, 1024)
-            for _ in range(8):
+            for _ in range(self.layers):
                 state = np.tanh(self.weights @ state)
             found[k] = state.sum()
         return {"y": found}

@@ -11,7 +11,6 @@ import time
 from functools import partial
 
 from faults.fleet import (
-    BUSY,
     HOME,
     MODEL,
     Busy,
@@ -109,12 +108,16 @@ def replacement(client: Client, at: float) -> Outcome:
     return load.wait()
 
 
-def overload(client: Client, factor: float, seconds: float) -> tuple[float, Outcome]:
-    """A model that works is asked `factor` times as often as it can answer. Peak, and outcome."""
-    deploy(client, BUSY, Busy())
-    best = peak(client, BUSY, seconds=5.0, connections=32)
+def overload(
+    client: Client, milliseconds: int, factor: float, seconds: float
+) -> tuple[float, Outcome]:
+    """A model that works for so long is asked `factor` times as often as it can answer. Peak, and
+    outcome."""
+    name = f"busy-{milliseconds}"
+    deploy(client, name, Busy(milliseconds))
+    best = peak(client, name, seconds=5.0, connections=32)
     load = Wrk(
-        url(client, BUSY),
+        url(client, name),
         body(),
         headers(**{"x-mf-timeout-ms": "250"}),
         connections=600,
