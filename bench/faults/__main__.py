@@ -4,8 +4,8 @@
 - kills: at half of peak load a random worker dies every second, for a minute.
 - hang: a worker stands still for 2.5 s, ten times, with a try timeout of 0.3 s.
 - restart: everything is restarted by turns, then three versions are deployed by blue-green.
-- overload: models that work for 1 ms and for 10 are asked five times as often as they can answer,
-  with deadlines.
+- overload: models that work for 1 ms and for 10, and one that waits for 5, are asked five times as
+  often as they can answer, with deadlines.
 
     make bench-faults                        tables, and one line of JSON at the end
 """
@@ -18,7 +18,7 @@ import sys
 
 import wrk
 from faults import repair, trials
-from faults.fleet import MODEL, pids, platform
+from faults.fleet import MODEL, Busy, Waits, pids, platform
 
 
 def main() -> None:
@@ -42,10 +42,9 @@ def main() -> None:
         ]
         alive = set(pids("worker") + pids("gateway"))
         floods = {}
-        for milliseconds in (1, 10):
-            best, flooded = trials.overload(client, milliseconds, 5.0, 15.0)
-            note(f"overload, {milliseconds} ms a request, peak {best:,.0f}: {flooded}")
-            floods[milliseconds] = best, flooded
+        for name, model in (("busy", Busy(1)), ("busier", Busy(10)), ("waits", Waits(5))):
+            best, flooded = floods[name] = trials.overload(client, name, model, 5.0, 15.0)
+            note(f"overload of {name}, peak {best:,.0f}: {flooded}")
         died = len(alive - set(pids("worker") + pids("gateway")))
     print("| trial | requests | failed | good/s | p99 ms |")
     print("|---|---|---|---|---|")
@@ -54,8 +53,8 @@ def main() -> None:
         ("10 hangs of 2.5 s", hung),
         ("rolling restart, three blue-green", replaced),
         *(
-            (f"5x overload, {milliseconds} ms a request, peak {best:,.0f}", flooded)
-            for milliseconds, (best, flooded) in floods.items()
+            (f"5x overload of {name}, peak {best:,.0f}", flooded)
+            for name, (best, flooded) in floods.items()
         ),
     ):
         print(
@@ -78,8 +77,9 @@ def main() -> None:
                 "failed_kills": killed.failed,
                 "failed_hang": hung.failed,
                 "failed_restart": replaced.failed,
-                "overload_goodput": _goodput(*floods[1]),
-                "overload_goodput_10ms": _goodput(*floods[10]),
+                "overload_goodput": _goodput(*floods["busy"]),
+                "overload_goodput_10ms": _goodput(*floods["busier"]),
+                "overload_goodput_waits": _goodput(*floods["waits"]),
                 "overload_died": died,
             }
         )

@@ -43,6 +43,17 @@ class Busy:
         return {"y": found}
 
 
+class Waits:
+    """Waits for so many milliseconds for each row, as for an answer from elsewhere."""
+
+    def __init__(self, milliseconds: int) -> None:
+        self.milliseconds = milliseconds
+
+    def predict(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(len(inputs["x"]) * self.milliseconds / 1000)
+        return {"y": inputs["x"].sum(axis=1)}
+
+
 @contextmanager
 def platform() -> Iterator[Client]:
     shutil.rmtree(HOME, ignore_errors=True)

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from functools import partial
+from typing import Any
 
 from faults.fleet import (
     HOME,
     MODEL,
-    Busy,
     body,
     deploy,
     headers,
@@ -109,12 +109,10 @@ def replacement(client: Client, at: float) -> Outcome:
 
 
 def overload(
-    client: Client, milliseconds: int, factor: float, seconds: float
+    client: Client, name: str, model: Any, factor: float, seconds: float
 ) -> tuple[float, Outcome]:
-    """A model that works for so long is asked `factor` times as often as it can answer. Peak, and
-    outcome."""
-    name = f"busy-{milliseconds}"
-    deploy(client, name, Busy(milliseconds))
+    """It is asked `factor` times as often as it can answer. Peak, and outcome."""
+    deploy(client, name, model)
     best = peak(client, name, seconds=5.0, connections=32)
     load = Wrk(
         url(client, name),
