@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,14 @@ class Uv:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[Sequence[str], str]] = []
         self.failing = False
+        self.slow = 0.0
         monkeypatch.setattr(EnvironmentBuilder, "_uv", self)
 
     def __call__(
         self, arguments: Sequence[str], text: str = "", heard: Callable[[str], None] | None = None
     ) -> str:
         self.calls.append((list(arguments), text))
+        time.sleep(self.slow)
         if self.failing:
             raise InvalidInput("no such package")
         if heard is not None:
@@ -122,6 +126,20 @@ def test_an_environment_is_built_once_and_whole(
     assert len(uv.calls) == count
     install = next(arguments for arguments, _ in uv.calls if arguments[:2] == ["pip", "install"])
     assert "--require-hashes" in install
+
+
+def test_control_planes_that_share_a_home_build_it_once(
+    builder: EnvironmentBuilder, uv: Uv, tmp_path: Path
+) -> None:
+    environment = builder.resolve(["six"], own_python())
+    (Layout(tmp_path).environments / f".building-{environment.digest}" / "lib").mkdir(parents=True)
+    uv.slow = 0.05
+    others = [EnvironmentBuilder(Layout(tmp_path)) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        found = set(threads.map(lambda one: one.python(environment), others))
+    assert found == {Layout(tmp_path).environment(environment.digest) / "bin" / "python"}
+    assert [one[0] for one, _ in uv.calls].count("venv") == 1
+    assert [one.name for one in Layout(tmp_path).environments.iterdir()] == [environment.digest]
 
 
 def test_a_failed_build_leaves_nothing(builder: EnvironmentBuilder, uv: Uv, tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ class Layout:
     def environment(self, digest: str) -> Path:
         return self.environments / digest
 
+    def building(self, environment: str) -> Path:
+        """Locked by whoever builds this environment."""
+        return self.run / "building" / f"{environment}.lock"
+
     @property
     def run(self) -> Path:
         return self.home / "run"

@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from modelfleet.core.errors import InvalidInput, Unavailable
+from modelfleet.core.files import locked
 from modelfleet.core.ids import digest
 from modelfleet.core.layout import Layout
 from modelfleet.registry import Environment
@@ -130,14 +131,16 @@ class EnvironmentBuilder:
         place = self._layout.environment(name)
         if not place.exists():
             report(Progress("installing", 0, len(pins(lock))))  # or somebody else does
-        with self._alone(name):
+        # Several control planes may share a home.
+        with self._alone(name), locked(self._layout.building(name)):
             if not place.exists():
                 self._install(place, environment.python, lock, bytecode, report)
         return place / "bin" / "python"
 
     def _install(self, place: Path, python: str, lock: str, bytecode: bool, report: Report) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=place.parent, prefix=".building-"))
+        building = place.parent / f".building-{place.name}"
+        shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
         try:
             interpreter = sys.executable if python == own_python() else python
             self._uv(["venv", "--quiet", "--relocatable", "--python", interpreter, str(building)])
