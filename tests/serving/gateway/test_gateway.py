@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from gateway_support import STUB, Gateway, Load, wait_until
 
+from modelfleet import __version__
 from modelfleet.core.files import write_atomically
 from modelfleet.serving.gateway import (
     EndpointRoutes,
@@ -45,7 +46,8 @@ def test_without_any_configuration_everything_is_unknown(gateway: Gateway) -> No
     assert set(reply.json) == {"error"}
     assert gateway.ask("/v2/health/live", method="GET").json == {"live": True}
     assert gateway.ask("/v2/health/ready", method="GET").json == {"live": True, "ready": True}
-    assert gateway.ask("/v2", method="GET").json["name"] == "modelfleet"
+    told = gateway.ask("/v2", method="GET").json
+    assert (told["name"], told["version"]) == ("modelfleet", __version__)
 
 
 def test_who_may_call_what(gateway: Gateway) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from modelfleet import __version__
 from modelfleet.serving.gateway import access
 from modelfleet.serving.gateway.actions import (
     defaults,
@@ -137,7 +138,8 @@ _POST: dict[str, object] = {"name": ":method", "string_match": {"exact": "POST"}
 def _own() -> dict[str, dict[str, object]]:
     """Paths that need no key. The gateway answers: it is ready once it has routes."""
     bodies = {
-        "/v2": '{"name":"modelfleet","version":"2","extensions":["binary_tensor_data"]}',
+        "/v2": f'{{"name":"modelfleet","version":"{__version__}",'
+        '"extensions":["binary_tensor_data"]}',
         "/v2/health/live": '{"live":true}',
         "/v2/health/ready": '{"live":true,"ready":true}',
     }
