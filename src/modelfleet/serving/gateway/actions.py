@@ -152,9 +152,9 @@ def retries() -> dict[str, object]:
         "retry_on": "connect-failure,refused-stream,reset,reset-before-request,"
         "retriable-status-codes",
         "retriable_status_codes": [503],
-        # About half a second in all: longer than a replica stays out that is back or was ejected by
-        # mistake.
-        "num_retries": 12,
+        # Most of a second in all, and hardly ever less than 0.6 s, for the pauses are random: longer
+        # than a replica stays out that is back or was ejected by mistake.
+        "num_retries": 20,
         "retry_host_predicate": [
             {
                 "name": "envoy.retry_host_predicates.previous_hosts",
