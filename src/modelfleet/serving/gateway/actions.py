@@ -152,8 +152,8 @@ def retries() -> dict[str, object]:
         "retry_on": "connect-failure,refused-stream,reset,reset-before-request,"
         "retriable-status-codes",
         "retriable_status_codes": [503],
-        # Most of a second in all, and hardly ever less than 0.6 s, for the pauses are random: longer
-        # than a replica stays out that is back or was ejected by mistake.
+        # 0.9 s in all, and less than half a second once in a thousand times, for pauses are random:
+        # longer than a replica stays out that is back or was ejected by mistake.
         "num_retries": 20,
         "retry_host_predicate": [
             {
