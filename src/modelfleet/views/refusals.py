@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from modelfleet.core.clock import iso, now_us
 from modelfleet.core.refusals import Reason
+from modelfleet.telemetry.gateway import KEPT_US, STEP_US
 from modelfleet.wiring import Fleet
 
-MINUTES = 15
-_MINUTE_US = 60_000_000
-_STEP_US = 10_000_000
+MINUTES = KEPT_US // 60_000_000
 _RECENT_US = 30_000_000
 _FRESH_US = 15_000_000
 WORDS: Mapping[str, str] = {
@@ -71,7 +70,7 @@ class Refusals:
 def refusals_of(fleet: Fleet, endpoint: str) -> Refusals:
     """The last minutes. The caller checks who reads."""
     now = now_us()
-    found = fleet.evidence.refused(now - MINUTES * _MINUTE_US).get(endpoint, {})
+    found = fleet.evidence.refused(now - KEPT_US).get(endpoint, {})
     return Refusals(
         known=_counted(fleet, now),
         minutes=MINUTES,
@@ -86,7 +85,7 @@ def shed_by_endpoint(fleet: Fleet) -> dict[str, Shed]:
     if not shares:
         return {}
     now = now_us()
-    begin = (now - _RECENT_US) // _STEP_US * _STEP_US
+    begin = (now - _RECENT_US) // STEP_US * STEP_US
     refused = fleet.evidence.refused(begin)
     known = _counted(fleet, now)
 
