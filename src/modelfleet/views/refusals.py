@@ -62,10 +62,6 @@ class Refusals:
     """the most frequent first"""
     shed: Shed | None
 
-    @property
-    def count(self) -> int:
-        return sum(one.count for one in self.reasons)
-
 
 def refusals_of(fleet: Fleet, endpoint: str) -> Refusals:
     """The last minutes. The caller checks who reads."""
